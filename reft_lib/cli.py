@@ -1,0 +1,186 @@
+"""The command line: ``python -m reft_lib COMMAND --help``.
+
+Commands are dataclasses read by tyro; heavy imports come only once a command runs, so that help
+is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from reft_lib.config import Format, PretrainConfig, RunConfig, preset
+from reft_lib.errors import NumericalError, UserError
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Train SFT and ReFT from the same base model on the same questions; print one table."""
+
+    config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+    preset: str = "nano"
+    """Named configuration to start from; the other options change it."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """One comparison for each seed and format."""
+    formats: tuple[Format, ...] = ("ncot", "pcot")
+    """Reasoning in words (ncot), as programs (pcot), or both."""
+    out: Path | None = None
+    """Folder of the run logs; default data/runs/PRESET. Finished units in it are kept."""
+    jobs: int = 0
+    """Units side by side; 0: one a core for the nano model, else one."""
+    adapters: Path | None = None
+    """Also save the best adapters here, in peft's format."""
+
+    def run(self) -> None:
+        """Run what is not finished and print the table of all."""
+        from reft_lib.compare import compare
+        from reft_lib.results import as_text
+
+        for option in ("name", "fmt", "seed"):
+            if getattr(self.config, option) != getattr(preset(self.preset), option):
+                raise UserError(f"--{option} is not for compare; use --preset, --formats, --seeds")
+        frame = compare(self.config, self.seeds, self.formats, self.out, self.jobs, self.adapters)
+        print(as_text(frame))
+
+
+@dataclass(frozen=True)
+class Table:
+    """Print the table of finished comparisons."""
+
+    runs: tyro.conf.Positional[Path]
+    """Folder of the run logs, for example data/runs/nano."""
+
+    def run(self) -> None:
+        """Read the cards and print."""
+        from reft_lib.results import as_text, table
+
+        print(as_text(table(self.runs)))
+
+
+@dataclass(frozen=True)
+class PretrainNano:
+    """Make the nano base model again from nothing (about 12 minutes on 2 cores)."""
+
+    config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(
+        default_factory=PretrainConfig
+    )
+    out: Path = Path("data/nano")
+    """Folder of the model; an interrupted call goes on from the checkpoint in it."""
+
+    def run(self) -> None:
+        """Pretrain, or go on."""
+        from reft_lib.pretrain import pretrain
+
+        print(f"wrote {pretrain(self.out, self.config)}")
+
+
+@dataclass(frozen=True)
+class MakeProblems:
+    """Write the splits of the embedded problems again."""
+
+    out: Path = Path("data/problems")
+    """Folder of the splits."""
+
+    def run(self) -> None:
+        """Generate and write."""
+        from reft_lib.problems import write_splits
+
+        write_splits(self.out)
+        print(f"wrote {self.out}")
+
+
+COMMANDS: dict[str, Any] = {
+    "compare": Compare,
+    "table": Table,
+    "pretrain-nano": PretrainNano,
+    "make-problems": MakeProblems,
+}
+
+
+def parse(args: list[str]) -> Compare | Table | PretrainNano | MakeProblems:
+    """Return the command that the arguments describe.
+
+    Raises
+    ------
+    UserError
+        If a command, a preset or an option is unknown, or a value does not fit its option.
+    SystemExit
+        After ``--help``.
+    """
+    if not args or args[0] in ("-h", "--help"):
+        print(overview())
+        raise SystemExit(0 if args else 2)
+    name, rest = args[0], args[1:]
+    if name not in COMMANDS:
+        raise UserError(f"unknown command {name!r}; there are: {', '.join(COMMANDS)}")
+    default: Any = tyro.MISSING_NONPROP
+    if name == "compare":
+        finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        finder.add_argument("--preset", nargs="?", default="nano", const="nano")
+        chosen = finder.parse_known_args(rest)[0].preset
+        default = Compare(config=preset(chosen), preset=chosen)
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            command, unknown = tyro.cli(
+                COMMANDS[name],
+                args=rest,
+                prog=f"python -m reft_lib {name}",
+                return_unknown_args=True,
+                default=default,
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(_one_line(complaint.getvalue())) from None
+    if unknown:
+        raise UserError(
+            f"unknown option {unknown[0]!r}; python -m reft_lib {name} --help lists them"
+        )
+    return command
+
+
+def _one_line(box: str) -> str:
+    """Return what stands between the first two rules of tyro's message, as one line."""
+    parts = re.split(r"^.*[-─]{5}.*$", box.replace("│", " "), flags=re.MULTILINE)
+    said = parts[1] if len(parts) > 1 else box
+    return " ".join(said.split())
+
+
+def overview() -> str:
+    """Return the help text: every command with its first line."""
+    lines = [
+        f"  {name:<15}{(kind.__doc__ or '').splitlines()[0]}" for name, kind in COMMANDS.items()
+    ]
+    return "\n".join(
+        [
+            "usage: python -m reft_lib COMMAND [options]",
+            "",
+            "ReFT and its relatives: fine-tune small language models, and compare.",
+            "",
+            *lines,
+            "",
+            "python -m reft_lib COMMAND --help lists a command's options.",
+        ]
+    )
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    try:
+        parse(sys.argv[1:] if args is None else args).run()
+    except (UserError, NumericalError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; finished units are kept", file=sys.stderr)
+        return 130
+    return 0

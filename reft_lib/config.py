@@ -1,0 +1,241 @@
+"""Every number a run depends on, as frozen dataclasses, and the named presets.
+
+A run is described by one :class:`RunConfig`; its parts are handed to the functions that need
+them. ``dataclasses.replace`` makes variants; ``to_dict`` gives what a run log stores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from reft_lib.errors import UserError
+
+Format = Literal["ncot", "pcot"]
+"""How reasoning is written: in words (N-CoT) or as a Python program (P-CoT)."""
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """A low-rank adapter on linear layers (Hu et al. 2022)."""
+
+    rank: int = 16
+    """Rank r of the update B @ A."""
+    alpha: int = 32
+    """The update is scaled by alpha / rank."""
+    targets: str = "all-linear"
+    """Which layers: every linear layer but the language-model head."""
+
+
+@dataclass(frozen=True)
+class SftConfig:
+    """Supervised fine-tuning on (question, CoT) pairs."""
+
+    epochs: int = 10
+    """Passes over the training questions."""
+    batch_size: int = 32
+    """Examples in an optimiser step."""
+    lr: float = 2e-3
+    """Constant learning rate of AdamW, after the warm-up steps."""
+    lr_warmup_steps: int = 10
+    """Steps over which the learning rate rises linearly from zero."""
+    grad_clip: float = 1.0
+    """Largest norm of the gradient."""
+    eval_every: int = 1
+    """Epochs between validations."""
+
+
+@dataclass(frozen=True)
+class PpoConfig:
+    """The reinforcement-learning phase of ReFT (Luong et al. 2024, section 3)."""
+
+    steps: int = 60
+    """Rollout batches; each is followed by ``ppo_epochs`` passes of updates."""
+    batch_size: int = 256
+    """Questions in a rollout batch, one sampled response each."""
+    ppo_epochs: int = 2
+    """Passes over one rollout batch."""
+    minibatches: int = 1
+    """Optimiser steps in a pass (1: the whole batch at once, as in the paper)."""
+    micro_batch: int = 32
+    """Rows in one forward pass; changes memory, not the result."""
+    lr: float = 3e-4
+    """Constant learning rate of AdamW."""
+    beta: float = 0.05
+    """Coefficient of the KL penalty to the warm-up policy."""
+    gamma: float = 1.0
+    """Discount."""
+    lam: float = 0.95
+    """Lambda of generalised advantage estimation."""
+    clip: float = 0.2
+    """The ratio is clipped to [1 - clip, 1 + clip]."""
+    value_clip: float = 0.2
+    """A value may move this far from its old value before its loss is clipped."""
+    value_coef: float = 5.0
+    """Weight of the value loss (itself one half of a squared error)."""
+    grad_clip: float = 1.0
+    """Largest norm of the gradient."""
+    partial_reward: float = 0.1
+    """Reward of an answer that can be extracted but is wrong; 0 turns it off."""
+    value_trunk: Literal["shared", "detached", "separate"] = "shared"
+    """``shared``: the value head's gradient enters the policy (the paper's choice);
+    ``detached``: it does not; ``separate``: the value has an adapter of its own."""
+    mean_per: Literal["sequence", "token"] = "sequence"
+    """Losses are averaged within each response first (the paper's), or over all tokens."""
+    eval_every: int = 10
+    """Steps between validations."""
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """How responses are sampled and scored at evaluation."""
+
+    max_new_tokens: int = 96
+    """A response is cut here if it has not ended."""
+    batch_size: int = 256
+    """Rows generated side by side."""
+    votes: int = 16
+    """k of majority voting@k."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One comparison of SFT with ReFT from the same base model on the same questions."""
+
+    name: str = "nano"
+    """Name of the preset; runs are stored under it."""
+    model: str = "nano"
+    """``nano``, ``smollm2-135m-instruct``, a folder, or the name of a model on the hub."""
+    dataset: str = "embedded"
+    """``embedded`` (shipped) or ``svamp`` (from the folder REFT_DATA_DIR)."""
+    fmt: Format = "ncot"
+    """Reasoning in words or as a program."""
+    n_train: int = 1024
+    """Training questions."""
+    n_validation: int = 300
+    """Validation questions, on which checkpoints are chosen."""
+    n_test: int = 1000
+    """Test questions, read once per run."""
+    n_hard: int = 500
+    """Questions of the harder test, read once per run (0: there is none)."""
+    seed: int = 0
+    """Seed of adapters, batch order and sampling."""
+    bf16: bool = True
+    """Run the matrix products of training in bfloat16 where the device does so quickly."""
+    weights: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the frozen base weights; adapters and value head stay in float32."""
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    warmup_epochs: int = 2
+    """Epochs of SFT after which ReFT begins."""
+    beta_programs: float = 0.01
+    """Takes the place of ``ppo.beta`` where reasoning is a program (the paper's values differ)."""
+    sft: SftConfig = field(default_factory=SftConfig)
+    ppo: PpoConfig = field(default_factory=PpoConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse what could not run."""
+        if not 1 <= self.warmup_epochs <= self.sft.epochs:
+            raise UserError(
+                f"warmup_epochs is {self.warmup_epochs}; it must be from 1 to sft.epochs, "
+                f"which is {self.sft.epochs}"
+            )
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """The nano model's shape and its pretraining."""
+
+    hidden: int = 128
+    """Width of the residual stream."""
+    layers: int = 4
+    """Transformer blocks."""
+    heads: int = 4
+    """Attention heads."""
+    mlp: int = 384
+    """Inner width of the gated MLP."""
+    context: int = 512
+    """Longest sequence in tokens."""
+    vocab: int = 1024
+    """Largest number of tokens of the tokenizer."""
+    window: int = 256
+    """Tokens in a training sequence; documents are packed into it."""
+    batch: int = 16
+    """Sequences in an optimiser step."""
+    steps: int = 3000
+    """Optimiser steps."""
+    lr: float = 4e-3
+    """Peak learning rate: linear warm-up over 100 steps, then cosine to a tenth."""
+    weight_decay: float = 0.05
+    """AdamW's weight decay."""
+    seed: int = 7
+    """Seed of text, weights and batch order."""
+    checkpoint_every: int = 500
+    """Optimiser steps between checkpoints, from which an interrupted call goes on."""
+
+
+PRESETS: dict[str, RunConfig] = {
+    # Chosen on validation: several minibatches and a detached value head learn more from the same
+    # rollouts here than the paper's one minibatch and shared trunk.
+    "nano": RunConfig(
+        n_train=768,
+        n_validation=200,
+        n_hard=200,
+        warmup_epochs=5,
+        sft=SftConfig(epochs=10, lr=2e-3),
+        ppo=PpoConfig(
+            steps=36,
+            batch_size=128,
+            minibatches=4,
+            lr=5e-4,
+            value_trunk="detached",
+            eval_every=6,
+        ),
+        beta_programs=0.05,
+        sample=SampleConfig(max_new_tokens=72, batch_size=512),
+    ),
+    "smollm2-svamp-mini": RunConfig(
+        name="smollm2-svamp-mini",
+        model="smollm2-135m-instruct",
+        dataset="svamp",
+        n_train=300,
+        n_validation=60,
+        n_test=200,
+        n_hard=0,
+        weights="bfloat16",
+        warmup_epochs=1,
+        sft=SftConfig(epochs=3, batch_size=16, lr=5e-4),
+        ppo=PpoConfig(steps=10, batch_size=32, micro_batch=16, lr=1e-4, eval_every=5),
+        sample=SampleConfig(max_new_tokens=160, batch_size=64, votes=4),
+    ),
+}
+
+
+def preset(name: str, **changes: Any) -> RunConfig:
+    """Return a named preset, with fields changed.
+
+    Parameters
+    ----------
+    name : str
+        A key of ``PRESETS``.
+    **changes
+        Fields of :class:`RunConfig` to replace.
+
+    Raises
+    ------
+    UserError
+        If there is no such preset or no such field.
+    """
+    if name not in PRESETS:
+        raise UserError(f"unknown preset {name!r}; there are: {', '.join(PRESETS)}")
+    known = {f.name for f in dataclasses.fields(RunConfig)}
+    for key in changes:
+        if key not in known:
+            raise UserError(f"unknown option {key!r} of a run; there are: {', '.join(known)}")
+    return dataclasses.replace(PRESETS[name], **changes)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a configuration as plain nested dictionaries, for a run log."""
+    return dataclasses.asdict(config)

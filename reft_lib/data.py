@@ -1,0 +1,131 @@
+"""The data sets by name.
+
+:func:`load` gives the examples of one split of a named data set; :func:`load_with_report` also
+tells how many rows were read, which share of their annotations is kept, and the hashes of the
+files. An annotation is kept only if it leads to the row's own answer: a program must run to it, a
+chain of thought in words must state it after the trigger.
+
+Data sets: ``embedded`` (the problems shipped in ``data/problems``) and ``svamp`` (SVAMP with the
+annotations of the ReFT authors, from a folder that REFT_DATA_DIR names). Another one is one more
+entry of ``SOURCES``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from reft_lib.errors import UserError
+from reft_lib.examples import (
+    Example,
+    Report,
+    add_shares,
+    check_unique,
+    fingerprint,
+    gold_answer,
+    read_text,
+    split_validation,
+    subset,
+    text_field,
+    with_cot,
+)
+from reft_lib.svamp import load_svamp
+
+__all__ = [
+    "PROBLEMS",
+    "SOURCES",
+    "Example",
+    "Report",
+    "fingerprint",
+    "load",
+    "load_with_report",
+    "split_validation",
+    "subset",
+    "with_cot",
+]
+
+PROBLEMS = Path(__file__).resolve().parents[1] / "data" / "problems"
+"""Where the embedded problems lie in the repository."""
+
+
+def _embedded_example(row: Any, where: str) -> Example:
+    """Return one line of data/problems as an example."""
+    row_id, question = text_field(row, "id", where), text_field(row, "question", where)
+    paths, chosen = row.get("paths"), row.get("annotated")
+    if not isinstance(paths, list) or not paths:
+        raise UserError(f"{where}: 'paths' must be a list of at least one path")
+    for path in paths:
+        text_field(path, "name", f"{where}, paths")
+        text_field(path, "ncot", f"{where}, paths")
+        if not text_field(path, "pcot", f"{where}, paths").startswith("\n    "):
+            raise UserError(f"{where}: a 'pcot' must begin with a new line and four spaces")
+    if type(chosen) is not int or not 0 <= chosen < len(paths):
+        raise UserError(f"{where}: 'annotated' must be a number from 0 to {len(paths) - 1}")
+    if not isinstance(row.get("kinds"), list) or type(row.get("n_steps")) is not int:
+        raise UserError(f"{where}: 'kinds' must be a list and 'n_steps' a whole number")
+    path = paths[chosen]
+    meta = {key: row[key] for key in ("kinds", "n_steps", "paths")} | {"path": path["name"]}
+    answer = gold_answer(row, "answer", where)
+    return Example(row_id, question, answer, path["ncot"], path["pcot"], meta)
+
+
+def _load_embedded(split: str, folder: Path | None) -> tuple[list[Example], Report]:
+    """Load a split of the embedded problems. Their tests prove that every path is right."""
+    path = (folder or PROBLEMS) / f"{split}.jsonl"
+    if not path.is_file():
+        raise UserError(f"{path} is missing; reft_lib.problems.write_splits makes it")
+    report: Report = {}
+    examples = []
+    # not splitlines: other line separators are legal inside a JSON string
+    for number, line in enumerate(read_text(path, report).rstrip().split("\n"), start=1):
+        where = f"{path} line {number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{where}: not JSON ({error}); each line must be one row") from error
+        examples.append(_embedded_example(row, where))
+    check_unique(examples, path)
+    add_shares(report, examples, {"ncot": len(examples), "pcot": len(examples)})
+    return examples, report
+
+
+Loader = Callable[[str, Path | None], tuple[list[Example], Report]]
+SOURCES: dict[str, tuple[tuple[str, ...], Loader]] = {
+    "embedded": (("train", "validation", "test", "hard"), _load_embedded),
+    "svamp": (("train", "test"), load_svamp),
+}
+"""Data set name to (its splits, its loader). Validation of SVAMP is cut from train."""
+
+
+def load_with_report(
+    name: str, split: str, folder: Path | str | None = None
+) -> tuple[list[Example], Report]:
+    """Return the examples of a split, in file order, and a report for the run's card.
+
+    Parameters
+    ----------
+    name : str
+        A key of ``SOURCES``.
+    split : str
+        One of its splits.
+    folder : path, optional
+        Where the files lie, if not in the default place.
+
+    Raises
+    ------
+    UserError
+        If the name, the split, the folder, a file or a row of it is not as it should be.
+    """
+    if name not in SOURCES:
+        raise UserError(f"unknown data set {name!r}; there are: {', '.join(SOURCES)}")
+    splits, loader = SOURCES[name]
+    if split not in splits:
+        raise UserError(f"{name} has no split {split!r}; there are: {', '.join(splits)}")
+    return loader(split, Path(folder) if folder is not None else None)
+
+
+def load(name: str, split: str, folder: Path | str | None = None) -> list[Example]:
+    """Return the examples of a split; see :func:`load_with_report`."""
+    return load_with_report(name, split, folder)[0]

@@ -1,0 +1,64 @@
+"""Finished comparisons as one table: means over seeds with their intervals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from reft_lib import runlog, stats
+from reft_lib.errors import UserError
+
+METHODS = ("sft", "reft")
+
+
+def table(out: Path) -> Any:
+    """Summarise the finished units of a folder.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each format and method, and one for their paired difference. Columns: ``fmt``,
+        ``method``, ``seeds``, then for each test and decoding the mean over seeds in percent
+        with the half-width of its 95% interval (``test_top1``, ``test_top1_pm``, ...), and
+        ``minutes``, the mean wall-clock of the training with its validations.
+    """
+    import pandas as pd
+
+    cards = [runlog.read_card(path.parent) for path in sorted(out.glob(f"*/{runlog.CARD}"))]
+    cards = [card for card in cards if card.get("ended") and card.get("method") == "compare"]
+    if not cards:
+        raise UserError(f"{out}: no finished runs; make them with python -m reft_lib compare")
+    rows = []
+    for fmt in sorted({card["fmt"] for card in cards}):
+        found = [card["summary"] for card in cards if card["fmt"] == fmt]
+        names = [n for n in found[0]["sft"] if n.startswith(("test_", "hard_"))]
+        for method in (*METHODS, "reft - sft"):
+            row: dict[str, Any] = {"fmt": fmt, "method": method, "seeds": len(found)}
+            for name in names:
+                pair = {m: [100 * one[m][name] for one in found] for m in METHODS}
+                if method in METHODS:
+                    interval = stats.mean_interval(pair[method])
+                else:
+                    interval = stats.paired_interval(pair["reft"], pair["sft"])
+                row[name], row[f"{name}_pm"] = interval.mean, (interval.hi - interval.lo) / 2
+            if method in METHODS:
+                row["minutes"] = sum(one[method]["minutes"] for one in found) / len(found)
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def as_text(frame: Any) -> str:
+    """Return the table as aligned text, each figure with its 95% interval."""
+    names = [c[:-3] for c in frame.columns if c.endswith("_pm")]
+    lines = [["format", "method", "seeds", *names, "minutes"]]
+    for _, row in frame.iterrows():
+        # one seed has no interval, and a difference no minutes: NaN, which is left out
+        spread = [f" ± {row[n + '_pm']:.1f}".removesuffix(" ± nan") for n in names]
+        figures = [f"{row[n]:.1f}{pm}" for n, pm in zip(names, spread, strict=True)]
+        minutes = f"{row['minutes']:.1f}".removesuffix("nan")
+        lines.append([row["fmt"], row["method"], str(row["seeds"]), *figures, minutes])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )

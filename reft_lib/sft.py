@@ -1,0 +1,145 @@
+"""Supervised fine-tuning on chains of thought: ReFT's warm-up, and the baseline it is held against.
+
+The loss is the mean negative log-probability of the target's tokens (CoT, answer, end); the
+question's tokens are read but not learnt (Luong et al. 2024, section 3.1).
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from reft_lib import losses, models, prompts, rollout
+from reft_lib.config import Format, SftConfig
+from reft_lib.data import Example
+from reft_lib.errors import NumericalError
+
+IGNORE = -100
+
+
+@dataclass
+class Batch:
+    """Right-padded training sequences; B rows of T tokens."""
+
+    tokens: Tensor
+    """int64 (B, T): prompt, target, end of sequence, padding."""
+    mask: Tensor
+    """int64 (B, T): 1 on real tokens."""
+    labels: Tensor
+    """int64 (B, T): the token itself where it is learnt, ``IGNORE`` on prompt and padding."""
+
+
+def encode(tokenizer: Any, examples: Sequence[Example], fmt: Format) -> list[tuple]:
+    """Return (prompt ids, target ids with EOS) of every example."""
+    return [
+        prompts.encode_pair(tokenizer, prompts.prompt(e, fmt), prompts.target(e, fmt))
+        for e in examples
+    ]
+
+
+def collate(pairs: Sequence[tuple[list[int], list[int]]], pad: int, device: Any = "cpu") -> Batch:
+    """Stack (prompt ids, target ids) pairs into one right-padded batch."""
+    width = max(len(p) + len(t) for p, t in pairs)
+    tokens = torch.full((len(pairs), width), pad)
+    mask = torch.zeros(len(pairs), width, dtype=torch.long)
+    labels = torch.full((len(pairs), width), IGNORE)
+    for i, (p, t) in enumerate(pairs):
+        n = len(p) + len(t)
+        tokens[i, :n] = torch.tensor([*p, *t])
+        mask[i, :n] = 1
+        labels[i, len(p) : n] = torch.tensor(t)
+    return Batch(tokens.to(device), mask.to(device), labels.to(device))
+
+
+def loss(model: Any, batch: Batch) -> Tensor:
+    """Return the mean loss in nats of the batch's labelled tokens.
+
+    The output at column t predicts column t + 1; logits are made for labelled columns alone.
+    """
+    hidden = rollout.last_hidden(model, batch.tokens, batch.mask, rollout.positions(batch.mask))[
+        :, :-1
+    ]
+    labels = batch.labels[:, 1:]
+    wanted = labels != IGNORE
+    logits = model.get_output_embeddings()(hidden[wanted])  # (N, V)
+    return losses.cross_entropy(logits, labels[wanted], IGNORE)
+
+
+def sft(
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    fmt: Format,
+    config: SftConfig,
+    seed: int = 0,
+    bf16: bool = False,
+) -> Iterator[dict[str, float]]:
+    """Train the model's adapter in place; yields after every epoch.
+
+    Parameters
+    ----------
+    model : peft.PeftModel
+        Its trainable parameters are updated.
+    tokenizer : tokenizer
+    examples : sequence of Example
+        Each with an annotation in the format.
+    fmt : {"ncot", "pcot"}
+    config : SftConfig
+    seed : int
+        Seed of the order of batches.
+    bf16 : bool
+        Run matrix products in bfloat16.
+
+    Yields
+    ------
+    dict
+        ``epoch`` (from 1), ``loss`` (mean over its batches, nats a token), ``grad_norm``,
+        ``step_seconds``. Between two yields the caller may evaluate or stop.
+
+    Raises
+    ------
+    NumericalError
+        If a loss is not finite.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.0)
+    pairs = encode(tokenizer, examples, fmt)
+    shuffle, step = random.Random(seed), 0
+    for epoch in range(1, config.epochs + 1):
+        started, total, norms = time.monotonic(), 0.0, 0.0
+        batches = shuffled_batches(pairs, config.batch_size, shuffle)
+        for rows in tqdm(batches, desc=f"sft epoch {epoch}", leave=False, mininterval=1):
+            batch = collate(rows, tokenizer.eos_token_id, model.device)
+            with models.autocast(model.device, bf16):
+                batch_loss = loss(model, batch)
+            if not torch.isfinite(batch_loss):
+                raise NumericalError(
+                    f"SFT epoch {epoch}, step {step}: loss is {batch_loss.item()}; lower sft.lr"
+                )
+            step += 1
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * min(1.0, step / max(1, config.lr_warmup_steps))
+            optimizer.zero_grad()
+            batch_loss.backward()
+            norms += float(torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip))
+            optimizer.step()
+            total += batch_loss.item()
+        yield {
+            "epoch": epoch,
+            "loss": total / len(batches),
+            "grad_norm": norms / len(batches),
+            "step_seconds": time.monotonic() - started,
+        }
+
+
+def shuffled_batches(rows: Sequence[Any], size: int, rng: random.Random) -> list[list[Any]]:
+    """Return the rows in a new random order, cut into batches; the last may be smaller."""
+    order = rng.sample(range(len(rows)), len(rows))
+    return [[rows[i] for i in order[at : at + size]] for at in range(0, len(order), size)]
