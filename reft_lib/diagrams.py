@@ -7,12 +7,14 @@ so that they show what training does.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.ticker import MaxNLocator
 
 from reft_lib import advantage, losses
 from reft_lib.errors import UserError
@@ -215,7 +217,7 @@ def clip_objective(eps: float = 0.2) -> Figure:
         panels[0, column].plot(
             ratios, sign * ratios, color=COLOURS["grey"], lw=1.4, ls=":", label="without clipping"
         )
-        line = {"color": COLOURS[name], "ls": "-" if sign > 0 else "--"}
+        line: dict[str, Any] = {"color": COLOURS[name], "ls": "-" if sign > 0 else "--"}
         panels[0, column].plot(ratios, objective, **line, label="clipped objective")
         panels[0, column].legend(loc="lower right" if sign > 0 else "upper right")
         panels[0, column].set_title(title)
@@ -287,7 +289,7 @@ def gae_weights(lams: Sequence[float] = (0.0, 0.5, 0.9, 0.95, 1.0), length: int 
         first.append(f"{weights[0]:.2f} at lambda {lam:g}")
     ax.set(xlabel=f"token of the response (the reward stands on token {length})")
     ax.set(ylabel="advantage of the token", ylim=(-0.04, 1.08))
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), reverse=True)
     return finish(
         fig,

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from reft_lib import answers, rollout, stats
+from reft_lib import answers, models, rollout, stats
 from reft_lib.config import Format, SampleConfig
 from reft_lib.data import Example
 
@@ -77,7 +77,8 @@ def answer(
     Answers
     """
     generator = torch.Generator(model.device).manual_seed(seed)
-    prompt_ids = rollout.encode(tokenizer, examples, fmt)
+    room = models.context_length(model) - config.max_new_tokens
+    prompt_ids = rollout.encode(tokenizer, examples, fmt, room)
     # Questions of like length side by side: less padding, the same answers.
     order = sorted(range(len(examples)), key=lambda i: len(prompt_ids[i]))
     per_call = max(1, config.batch_size // votes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,7 +15,7 @@ from reft_lib.diagrams import canvas
 from reft_lib.errors import UserError
 from reft_lib.style import COLOURS, DIVERGING, finish, minus, style, tint
 
-MONO = {"family": "DejaVu Sans Mono", "size": 9.5}
+MONO: dict[str, Any] = {"family": "DejaVu Sans Mono", "size": 9.5}
 CHARACTER = 0.6021 * 9.5 / 72
 """Width of a character of MONO in inches."""
 WIDTH = 7.2

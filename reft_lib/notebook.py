@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from reft_lib.errors import UserError
-from reft_lib.style import Html, minus
+from reft_lib.pages import Html
+from reft_lib.style import minus
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,49 +1,42 @@
-"""Figures of recorded runs: curves over training, and bars of results.
+"""Curves of recorded runs: pretraining, SFT, PPO, and SFT against ReFT.
 
-Every function takes what :mod:`reft_lib.runlog` or :mod:`reft_lib.results` returns, and gives a
+Every function takes what :mod:`reft_lib.runlog` reads, or what a live loop yields, and returns a
 figure with its alternative text (:func:`reft_lib.style.describe`). Thin lines are single seeds,
-the thick line is their mean; whiskers are 95% intervals over seeds.
+the thick line is their mean. Bars of results are in :mod:`reft_lib.bars`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reft_lib import stats
 from reft_lib.errors import UserError
 from reft_lib.results import METHODS
 from reft_lib.style import (
     COLOURS,
     FORMATS,
-    HATCHES,
     LABELS,
     LINES,
     MARKERS,
     finish,
-    minus,
     names,
     need,
     style,
     tint,
 )
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-
-def _figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, Any]:
+def panels(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, Any]:
     """Return a figure of this size in inches and its panels, an array (rows, columns) of axes."""
     fig = Figure(figsize=(width, height), layout="constrained")
     return fig, fig.subplots(rows, columns, squeeze=False)
 
 
-def _rows(frame: Any, who: str, columns: list[str], **wanted: str) -> pd.DataFrame:
+def pick(frame: Any, who: str, columns: list[str], **wanted: str) -> Any:
     """Return the rows whose columns hold the ``wanted`` values; a column may be absent."""
     table = need(frame, columns, who)
     for column, value in wanted.items():
@@ -55,13 +48,13 @@ def _rows(frame: Any, who: str, columns: list[str], **wanted: str) -> pd.DataFra
     return table if "run" in table else table.assign(run="one")
 
 
-def _one_format(table: pd.DataFrame, who: str) -> None:
+def one_format(table: Any, who: str) -> None:
     """Refuse a table that mixes words and programs."""
     if "fmt" in table and table["fmt"].nunique() > 1:
         raise UserError(f"{who}: rows of ncot and pcot; choose one by its column fmt")
 
 
-def _mean(table: pd.DataFrame, x: str, y: str) -> pd.Series:
+def _mean(table: Any, x: str, y: str) -> Any:
     """Return the mean of ``y`` over runs at every ``x`` that all runs have (else that any has)."""
     groups = table.groupby(x)
     shared = groups["run"].nunique() == table["run"].nunique()
@@ -70,8 +63,8 @@ def _mean(table: pd.DataFrame, x: str, y: str) -> pd.Series:
 
 
 def _curves(
-    ax: Axes, table: pd.DataFrame, x: str, y: str, look: str, scale: float = 1.0, label: str = ""
-) -> pd.Series:
+    ax: Axes, table: Any, x: str, y: str, look: str, scale: float = 1.0, label: str = ""
+) -> Any:
     """Draw a thin line for each run and a thick one for their mean, which is returned."""
     mean, colour, line = scale * _mean(table, x, y), COLOURS[look], LINES.get(look, "-")
     if table["run"].nunique() > 1:
@@ -91,7 +84,8 @@ def _curves(
     return mean
 
 
-def _seeds(table: pd.DataFrame) -> str:
+def seeds(table: Any) -> str:
+    """Say of how many runs a mean is."""
     n = table["run"].nunique()
     return "1 seed" if n == 1 else f"mean of {n} seeds"
 
@@ -114,11 +108,11 @@ def learning_curves(frame: Any, warmup_epochs: float = 2) -> Figure:
         If there is no such row.
     """
     who = "learning_curves"
-    table = _rows(frame, who, ["method", "epoch", "accuracy"], split="validation")
+    table = pick(frame, who, ["method", "epoch", "accuracy"], split="validation")
     formats = sorted(table["fmt"].unique()) if "fmt" in table else [""]
-    fig, panels = _figure(7.2, 3.4, len(formats))
+    fig, axes = panels(7.2, 3.4, len(formats))
     said = []
-    for ax, fmt in zip(panels[0], formats, strict=True):
+    for ax, fmt in zip(axes[0], formats, strict=True):
         here = table[table["fmt"] == fmt] if fmt else table
         ax.axvline(warmup_epochs, color=COLOURS["warm-up"], ls=":", lw=1.8, label="warm-up ends")
         for method in METHODS:
@@ -128,22 +122,22 @@ def learning_curves(frame: Any, warmup_epochs: float = 2) -> Figure:
             shift = warmup_epochs if method == "reft" else 0
             mean = _curves(ax, rows.assign(x=rows["epoch"] + shift), "x", "accuracy", method, 100)
             said.append(
-                f"{FORMATS.get(fmt, fmt)} {LABELS[method]}, {_seeds(rows)}: from "
+                f"{FORMATS.get(fmt, fmt)} {LABELS[method]}, {seeds(rows)}: from "
                 f"{mean.iloc[0]:.1f}% at epoch {mean.index[0]:g} to {mean.iloc[-1]:.1f}% at epoch "
                 f"{mean.index[-1]:g}, best {mean.max():.1f}% at epoch {mean.idxmax():g}."
             )
         ax.set(xlabel="epochs (passes over the questions)", title=FORMATS.get(fmt, fmt))
         ax.set(xlim=(0, None), ylim=(0, None))
-    _share_top([*panels[0]])
-    panels[0][0].set_ylabel("validation accuracy, %")
-    panels[0][0].legend(loc="best")
+    share_top([*axes[0]])
+    axes[0][0].set_ylabel("validation accuracy, %")
+    axes[0][0].legend(loc="best")
     return finish(fig, f"Validation accuracy over training epochs. {' '.join(said)}")
 
 
-def _share_top(panels: list[Axes]) -> None:
+def share_top(axes: list[Axes]) -> None:
     """Give panels side by side the same upper end."""
-    top = max(ax.get_ylim()[1] for ax in panels)
-    for ax in panels:
+    top = max(ax.get_ylim()[1] for ax in axes)
+    for ax in axes:
         ax.set_ylim(top=top)
 
 
@@ -163,107 +157,108 @@ def ppo_curves(frame: Any) -> Figure:
         If there is no such row, a column is missing, or both formats are mixed.
     """
     columns = ["step", "reward", "accuracy", "kl", "length", "clip_fraction", "value_loss"]
-    table = _rows(frame, "ppo_curves", columns, split="train", method="reft")
-    _one_format(table, "ppo_curves")
-    fig, panels = _figure(7.2, 5.0, 2, 2)
+    table = pick(frame, "ppo_curves", columns, split="train", method="reft")
+    one_format(table, "ppo_curves")
+    fig, axes = panels(7.2, 5.0, 2, 2)
     views = [
-        ("Reward and accuracy", "of the rollouts", ["reward", "accuracy"]),
+        ("Reward and accuracy", "mean of the rollouts", ["reward", "accuracy"]),
         ("KL to the warm-up policy", "nats a response", ["kl"]),
         ("Response length", "tokens", ["length"]),
         ("Clipping and value loss", "share; squared reward", ["clip_fraction", "value_loss"]),
     ]
     said = []
-    for ax, (title, unit, drawn) in zip(panels.flat, views, strict=True):
+    for ax, (title, unit, drawn) in zip(axes.flat, views, strict=True):
         for name, look in zip(drawn, ("reft", "right"), strict=False):
             mean = _curves(ax, table, "step", name, look, label=name.replace("_", " "))
             said.append(f"{name.replace('_', ' ')} from {mean.iloc[0]:.3g} to {mean.iloc[-1]:.3g}")
         ax.set(title=title, ylabel=unit)
         if len(drawn) > 1:
             ax.legend()
-    for ax in panels[1]:
+            ax.set_ylim(bottom=0)
+    for ax in axes[1]:
         ax.set_xlabel("step (rollout batch)")
     steps = f"{int(table['step'].min())} to {int(table['step'].max())}"
-    return finish(fig, f"PPO from step {steps}, {_seeds(table)}: {'; '.join(said)}.")
+    return finish(fig, f"PPO from step {steps}, {seeds(table)}: {'; '.join(said)}.")
 
 
 @style()
-def results_bars(frame: Any) -> Figure:
-    """Draw SFT beside ReFT on every test and decoding, with the difference above each pair.
+def sft_curve(frame: Any) -> Figure:
+    """Draw SFT's training loss and validation accuracy over epochs.
 
     Parameters
     ----------
-    frame : DataFrame
-        From :func:`reft_lib.results.table`: accuracies in percent, half-widths of intervals in
-        the columns that end in ``_pm``.
+    frame : DataFrame or list of dict
+        Rows with ``epoch`` and, in the same or in different rows, ``loss`` and ``accuracy``: what
+        :func:`reft_lib.sft.sft` yields, with accuracies added, or a run log in one format.
 
     Raises
     ------
     UserError
-        If it is not such a table.
+        If there is no such row, or both formats are mixed.
     """
-    table = need(frame, ["fmt", "method", "seeds"], "results_bars")
-    groups = [c[:-3] for c in table if str(c).endswith("_pm") and c[:-3] in table]
-    if not groups or not {*METHODS, "reft - sft"} <= set(table["method"]):
-        raise UserError("results_bars: not a table of results; make it with results.table")
-    formats = list(dict.fromkeys(table["fmt"]))
-    fig, panels = _figure(7.2, 3.9, len(formats))
-    said = []
-    for ax, fmt in zip(panels[0], formats, strict=True):
-        here = table[table["fmt"] == fmt].set_index("method")
-        for i, group in enumerate(groups):
-            said.append(f"{fmt} {_group(group)}: {_pair(ax, i, here, group)}")
-        ax.set_xticks(range(len(groups)), [_group(g).replace(" ", "\n", 1) for g in groups])
-        ax.set(title=f"{FORMATS.get(fmt, fmt)}, {here['seeds'].iloc[0]} seeds", ylim=(0, None))
-        ax.grid(visible=False, axis="x")
-    _share_top([*panels[0]])
-    panels[0][0].set_ylabel("questions answered rightly, %")
-    fig.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    return finish(fig, f"Accuracy of SFT and ReFT with 95% intervals. {' '.join(said)}")
-
-
-def _group(name: str) -> str:
-    """Say ``hard_vote16`` in words."""
-    test, _, decoding = name.partition("_")
-    decoding = decoding.replace("top1", "top-1").replace("vote", "voting@")
-    return f"{'harder' if test == 'hard' else test} {decoding}"
-
-
-def _pair(ax: Axes, x: float, here: pd.DataFrame, group: str) -> str:
-    """Draw the two bars of one test and decoding with their difference; returns it in words."""
-    tops, said = [], []
-    for method, side in zip(METHODS, (-0.2, 0.2), strict=True):
-        value, half = here.loc[method, group], here.loc[method, f"{group}_pm"]
-        _bar(ax, x + side, value, half, method, 0.38, named=x == 0)
-        tops.append(value + (half if math.isfinite(half) else 0))
-        said.append(f"{LABELS[method]} {value:.1f}%")
-    gain, half = here.loc["reft - sft", group], here.loc["reft - sft", f"{group}_pm"]
-    text = minus(f"{gain:+.1f}")
-    pm = f"±{half:.1f}" if math.isfinite(half) else ""
-    ax.annotate(
-        f"{text}\n{pm}".strip(),
-        (x, max(tops)),
-        xytext=(0, 4),
+    loss = pick(frame, "sft_curve", ["epoch", "loss"], method="sft", split="train")
+    accuracy = pick(frame, "sft_curve", ["epoch", "accuracy"], method="sft", split="validation")
+    one_format(loss, "sft_curve")
+    fig, axes = panels(7.2, 3.1, 2)
+    left, right = axes[0]
+    loss_mean = _curves(left, loss, "epoch", "loss", "sft")
+    left.set(title="Training loss", xlabel="epoch", ylabel="nats a token", ylim=(0, None))
+    mean = _curves(right, accuracy, "epoch", "accuracy", "sft", 100)
+    right.set(title="Validation accuracy", xlabel="epoch", ylabel="%", ylim=(0, 1.25 * mean.max()))
+    right.plot(mean.idxmax(), mean.max(), "*", color=COLOURS["ink"], markersize=13, zorder=3)
+    right.annotate(
+        f"best: {mean.max():.1f}% at epoch {mean.idxmax():g}",
+        (mean.idxmax(), mean.max()),
+        xytext=(0, 9),
         textcoords="offset points",
-        ha="center",
-        va="bottom",
-        weight="bold",
+        ha="right" if mean.idxmax() > mean.index.to_series().mean() else "left",
     )
-    ax.update_datalim([(x, 1.18 * max(tops) + 4)])
-    return f"{', '.join(said)}, difference {text} {pm}".strip() + "."
+    return finish(
+        fig,
+        f"SFT, {seeds(loss)}. The training loss goes from {loss_mean.iloc[0]:.3f} to "
+        f"{loss_mean.iloc[-1]:.3f} nats a token in {loss_mean.index[-1]:g} epochs. Validation "
+        f"accuracy goes from {mean.iloc[0]:.1f}% to {mean.iloc[-1]:.1f}%, and is best at epoch "
+        f"{mean.idxmax():g} with {mean.max():.1f}%.",
+    )
 
 
-def _bar(
-    ax: Axes, x: float, value: float, half: float, method: str, width: float, named: bool = False
-) -> None:
-    """Draw a bar with a whisker of half-width ``half`` (none if it is NaN)."""
-    ax.bar(
-        x,
-        value,
-        width,
-        color=COLOURS[method],
-        hatch=HATCHES[method],
-        edgecolor="white",
-        label=LABELS[method] if named else None,
+@style()
+def pretraining_curve(card: Mapping[str, Any]) -> Figure:
+    """Draw the loss of the nano model's pretraining.
+
+    Parameters
+    ----------
+    card : mapping
+        ``data/nano/card.json``: ``loss_curve``, a list of [step, loss in nats a token]; its
+        ``held_out_loss`` and the size of its vocabulary (``config.vocab``) are shown if known.
+
+    Raises
+    ------
+    UserError
+        If the card holds no such curve.
+    """
+    try:
+        points = [(int(step), float(loss)) for step, loss in card["loss_curve"]]
+    except (KeyError, TypeError, ValueError):
+        points = []
+    if not points:
+        raise UserError("pretraining_curve: the card has no loss_curve, a list of [step, loss]")
+    steps, loss = zip(*points, strict=True)
+    fig, axes = panels(7.2, 3.1)
+    ax = axes[0][0]
+    ax.plot(steps, loss, color=COLOURS["ink"], label="training batch")
+    marks = []
+    if vocab := (card.get("config") or {}).get("vocab"):
+        marks.append((math.log(vocab), f"guessing: ln {vocab} = {math.log(vocab):.2f}", ":"))
+    if held_out := card.get("held_out_loss"):
+        marks.append((held_out, f"held-out text: {held_out:.2f}", "--"))
+    for height, text, line in marks:
+        ax.axhline(height, color=COLOURS["reft"], ls=line, lw=1.6, label=text)
+    ax.set(xlabel="optimiser step", ylabel="loss, nats a token", ylim=(0, None))
+    ax.legend()
+    said = "".join(f" A line marks {text}." for _, text, _ in marks)
+    return finish(
+        fig,
+        f"Pretraining loss of the nano model: {loss[0]:.2f} nats a token at step {steps[0]}, "
+        f"{loss[-1]:.2f} at step {steps[-1]}.{said}",
     )
-    if math.isfinite(half):
-        ax.errorbar(x, value, half, color=COLOURS["ink"], lw=1.4, capsize=3)

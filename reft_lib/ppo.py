@@ -95,10 +95,11 @@ def ppo(
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.0)
     generator = torch.Generator(policy.device).manual_seed(seed)
     questions = endless(examples, config.batch_size, random.Random(seed))
+    room = models.context_length(policy) - sampling.max_new_tokens
     for step in range(1, config.steps + 1):
         started = time.monotonic()
         batch = next(questions)
-        prompt_ids = rollout.encode(tokenizer, batch, fmt)
+        prompt_ids = rollout.encode(tokenizer, batch, fmt, room)
         sampled = rollout.sample(
             policy, tokenizer, prompt_ids, sampling.max_new_tokens, generator=generator
         )

@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reft_lib import losses, prompts
+from reft_lib import losses, models, prompts
+from reft_lib.config import Format
+from reft_lib.data import Example
 from reft_lib.errors import UserError
 from reft_lib.value import ValueHead
 
@@ -118,7 +120,7 @@ def sample(
     """
     eos, device = tokenizer.eos_token_id, model.device
     prompt, prompt_mask = pad_left(prompt_ids, eos, device)
-    limit = model.config.max_position_embeddings
+    limit = models.context_length(model)
     longest = max(len(ids) for ids in prompt_ids)
     if longest + max_new_tokens > limit:
         raise UserError(
@@ -260,6 +262,26 @@ def last_hidden(model: Any, tokens: Tensor, mask: Tensor, position_ids: Tensor) 
     return out.last_hidden_state
 
 
-def encode(tokenizer: Any, questions: Sequence[Any], fmt: Any) -> list[list[int]]:
-    """Return the tokenised prompts of examples or questions in a format."""
-    return prompts.encode_prompts(tokenizer, [prompts.prompt(q, fmt) for q in questions])
+def encode(
+    tokenizer: Any, examples: Sequence[Example], fmt: Format, room: int | None = None
+) -> list[list[int]]:
+    """Return the tokenised prompts of examples in a format.
+
+    Parameters
+    ----------
+    tokenizer : tokenizer
+    examples : sequence of Example
+    fmt : {"ncot", "pcot"}
+    room : int, optional
+        Tokens that a prompt may have: the model's context less the longest response.
+
+    Raises
+    ------
+    UserError
+        If a prompt is empty or has no room; the row is named.
+    """
+    ids = prompts.encode_prompts(tokenizer, [prompts.prompt(e, fmt) for e in examples])
+    if room is not None:
+        for example, row in zip(examples, ids, strict=True):
+            prompts.check_length(row, room, example.id)
+    return ids

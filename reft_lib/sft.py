@@ -36,12 +36,23 @@ class Batch:
     """int64 (B, T): the token itself where it is learnt, ``IGNORE`` on prompt and padding."""
 
 
-def encode(tokenizer: Any, examples: Sequence[Example], fmt: Format) -> list[tuple]:
-    """Return (prompt ids, target ids with EOS) of every example."""
-    return [
-        prompts.encode_pair(tokenizer, prompts.prompt(e, fmt), prompts.target(e, fmt))
-        for e in examples
-    ]
+def encode(
+    tokenizer: Any, examples: Sequence[Example], fmt: Format, context: int | None = None
+) -> list[tuple[list[int], list[int]]]:
+    """Return (prompt ids, target ids with EOS) of every example.
+
+    Raises
+    ------
+    UserError
+        If an example has no annotation in the format, or is longer than ``context`` tokens.
+    """
+    pairs = []
+    for e in examples:
+        pair = prompts.encode_pair(tokenizer, prompts.prompt(e, fmt), prompts.target(e, fmt))
+        if context is not None:
+            prompts.check_length(pair[0], context - len(pair[1]), e.id)
+        pairs.append(pair)
+    return pairs
 
 
 def collate(pairs: Sequence[tuple[list[int], list[int]]], pad: int, device: Any = "cpu") -> Batch:
@@ -110,7 +121,7 @@ def sft(
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.0)
-    pairs = encode(tokenizer, examples, fmt)
+    pairs = encode(tokenizer, examples, fmt, models.context_length(model))
     shuffle, step = random.Random(seed), 0
     for epoch in range(1, config.epochs + 1):
         started, total, norms = time.monotonic(), 0.0, 0.0

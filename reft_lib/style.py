@@ -12,16 +12,13 @@ import io
 from collections.abc import Iterable, Sequence
 from contextlib import _GeneratorContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.style
 from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from reft_lib.errors import UserError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 COLOURS = {
     "sft": "#E69F00",
@@ -34,7 +31,7 @@ COLOURS = {
     "pale": "#EDEDED",
 }
 """What each colour means, everywhere."""
-LINES = {"sft": "--", "reft": "-", "warm-up": ":"}
+LINES = {"sft": "--", "reft": "-", "warm-up": ":", "right": "-."}
 MARKERS = {"sft": "s", "reft": "o", "warm-up": "^"}
 HATCHES = {"sft": "////", "reft": "", "warm-up": "...."}
 LABELS = {"sft": "SFT", "reft": "ReFT", "warm-up": "warm-up"}
@@ -83,8 +80,8 @@ def style() -> _GeneratorContextManager[None]:
 
 def tint(colour: str, share: float = 0.25) -> str:
     """Mix a colour (a key of ``COLOURS`` or any other) with white; 0 is white, 1 the colour."""
-    rgb = to_rgb(COLOURS.get(colour, colour))
-    return to_hex([1 - share * (1 - x) for x in rgb])
+    r, g, b = (1 - share * (1 - x) for x in to_rgb(COLOURS.get(colour, colour)))
+    return to_hex((r, g, b))
 
 
 def finish(fig: Figure, alt: str) -> Figure:
@@ -140,7 +137,7 @@ def save(fig: Figure, path: str | Path) -> Path:
     return path
 
 
-def need(frame: Any, columns: Sequence[str], who: str) -> pd.DataFrame:
+def need(frame: Any, columns: Sequence[str], who: str) -> Any:
     """Return ``frame`` as a DataFrame, once it is known to have rows and the named columns.
 
     Parameters

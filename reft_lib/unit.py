@@ -254,14 +254,14 @@ def run_unit(config: RunConfig, folder: Path, adapters: Path | None = None) -> d
         model, tokenizer, best, warm = train_sft(task)
         minutes = (time.monotonic() - started) / 60
         summary["sft"] = {"minutes": minutes, "best_epoch": best.at, "validation": best.validation}
-        summary["sft"] |= test(task, model, tokenizer, "sft")
         task.save(model, "sft")
+        summary["sft"] |= test(task, model, tokenizer, "sft")
         del model
         started = time.monotonic()
         policy, tokenizer, best = train_reft(task, warm)
         minutes = warm.minutes + (time.monotonic() - started) / 60
         summary["reft"] = {"minutes": minutes, "best_step": best.at, "validation": best.validation}
-        summary["reft"] |= test(task, policy, tokenizer, "reft")
         task.save(policy, "reft")
+        summary["reft"] |= test(task, policy, tokenizer, "reft")
         log.finish(**summary)
     return summary

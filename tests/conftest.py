@@ -1,0 +1,68 @@
+"""Small models, a small tokenizer and hand-made examples, shared by the tests."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from reft_lib.data import Example
+from reft_lib.pretrain import train_tokenizer
+
+TEXTS = [
+    "Question:\nTom has 12 apples. Tom buys 5 more apples. How many apples does Tom have now?\n"
+    "Answer reasoning:\n12 + 5 = 17 after buying.\nTherefore, the answer is: 17",
+    "def solution():\n    total = 12 + 5\n    return total",
+] * 40
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """A byte-level tokenizer whose words come from two examples."""
+    return train_tokenizer(TEXTS, 400)
+
+
+@pytest.fixture
+def new_model(tokenizer):
+    """A function that makes the same small model each time."""
+
+    def make(seed: int = 1, context: int = 256) -> LlamaForCausalLM:
+        torch.manual_seed(seed)
+        config = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=context,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=None,  # its embedding would be zero, and so could never be predicted
+            initializer_range=0.2,  # distributions that are clearly not uniform
+        )
+        return LlamaForCausalLM(config).eval()
+
+    return make
+
+
+@pytest.fixture
+def examples() -> list[Example]:
+    """Four questions of unequal length with both annotations."""
+    rows = [
+        ("Tom has 12 apples. Tom buys 5 more apples. How many apples does Tom have now?", 12, 5),
+        ("Tom has 3 apples. Tom buys 4. How many?", 3, 4),
+        ("Tom buys 1 apples and 1 more. How many apples does Tom have?", 1, 1),
+        ("How many are 20 and 7?", 20, 7),
+    ]
+    return [
+        Example(
+            id=f"made-{i}",
+            question=question,
+            answer=str(a + b),
+            ncot=f"{a} + {b} = {a + b} after buying.",
+            pcot=f"\n    total = {a} + {b}\n    return total",
+            meta={},
+        )
+        for i, (question, a, b) in enumerate(rows)
+    ]

@@ -1,0 +1,138 @@
+"""The whole comparison in small: fair, repeatable, resumable, test read last and once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from reft_lib import compare, data, evaluate, lora, models, results, runlog, unit
+from reft_lib.config import LoraSettings, PpoConfig, RunConfig, SampleConfig, SftConfig
+from reft_lib.errors import UserError
+
+TINY = RunConfig(
+    name="tiny",
+    n_train=4,
+    n_validation=4,
+    n_test=4,
+    n_hard=2,
+    warmup_epochs=2,
+    bf16=False,
+    lora=LoraSettings(rank=4, alpha=8),
+    sft=SftConfig(epochs=3, batch_size=2, lr=1e-2),
+    ppo=PpoConfig(steps=4, batch_size=4, eval_every=2),
+    sample=SampleConfig(max_new_tokens=6, batch_size=8, votes=2),
+)
+
+
+@pytest.fixture
+def small_world(monkeypatch, new_model, tokenizer, examples):
+    """Replace model and data by tiny ones; returns the list of splits as they were read."""
+    reads: list[str] = []
+    named = {
+        name: [dataclasses.replace(e, id=f"{name}-{e.id}", meta={"paths": []}) for e in examples]
+        for name in ("train", "validation", "test", "hard")
+    }
+    monkeypatch.setattr(models, "load", lambda name, dtype: (new_model(), tokenizer))
+    monkeypatch.setattr(data, "load", lambda dataset, split: named[split])
+    answer = evaluate.answer
+
+    def watched(model, tokenizer, some, *args, **options):
+        reads.append(some[0].id.split("-")[0])
+        return answer(model, tokenizer, some, *args, **options)
+
+    monkeypatch.setattr(evaluate, "answer", watched)
+    return reads
+
+
+def test_unit_runs_and_reads_the_test_last(small_world, tmp_path):
+    summary = unit.run_unit(TINY, tmp_path / "ncot-seed0", adapters=tmp_path / "adapters")
+    tests = ["test", "test", "hard", "hard"]  # greedy and voted, each once
+    sft, reft = small_world[:3], small_world[7:10]
+    assert sft == ["validation"] * 3 and reft == ["validation"] * 3  # epochs 1-3; steps 0, 2, 4
+    assert small_world == [*sft, *tests, *reft, *tests]
+    metrics = runlog.read_metrics(tmp_path / "ncot-seed0")
+    train = metrics[metrics["split"] == "train"]
+    assert list(train[train["method"] == "sft"]["step"]) == [1, 2, 3]
+    assert list(train[train["method"] == "reft"]["step"]) == [1, 2, 3, 4]
+    for method in ("sft", "reft"):
+        one = metrics[metrics["method"] == method]
+        best = summary[method]["best_epoch" if method == "sft" else "best_step"]
+        shown = one[one["split"] == "validation"].set_index("step")["accuracy"]
+        assert summary[method]["validation"] == shown.max() == shown[best]
+        test = one[(one["split"] == "test") & (one["decoding"] == "top1")].iloc[0]
+        assert test["accuracy"] == test["verdicts"].count("1") / 4
+        assert summary[method]["test_top1"] == test["accuracy"]
+    saved = sorted(p.name for p in (tmp_path / "adapters").iterdir())
+    assert saved == ["ncot-seed0-reft", "ncot-seed0-sft", "ncot-seed0-warmup"]
+
+
+def test_saved_adapters_give_the_tested_policies_again(
+    small_world, tmp_path, new_model, tokenizer, examples
+):
+    compare_log, saved = tmp_path / "ncot-seed0", tmp_path / "adapters"
+    summary = unit.run_unit(TINY, compare_log, adapters=saved)
+    warm = lora.load_adapter(new_model(), saved / "ncot-seed0-warmup")
+    policy = lora.load_adapter(lora.merge(warm), saved / "ncot-seed0-reft")
+    shown = runlog.read_metrics(compare_log)
+    shown = shown[(shown["split"] == "validation") & (shown["method"] == "reft")]
+    best = shown[shown["step"] == summary["reft"]["best_step"]].iloc[0]
+    again = evaluate.answer(policy, tokenizer, examples, "ncot", TINY.sample)
+    assert [t[0] for t in again.texts] == best["texts"]
+
+
+def test_reft_begins_where_the_warm_up_ended(small_world, tmp_path):
+    unit.run_unit(TINY, tmp_path / "a")
+    metrics = runlog.read_metrics(tmp_path / "a")
+    shown = metrics[metrics["split"] == "validation"].set_index(["method", "step"])["texts"]
+    assert shown["reft", 0] == shown["sft", TINY.warmup_epochs]
+    assert shown["sft", 1] != shown["sft", TINY.warmup_epochs]  # else this would show nothing
+
+
+def strip(folder):
+    """Metrics without what a clock wrote."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    return [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
+
+
+def test_same_seed_same_run_other_seed_another(small_world, tmp_path):
+    unit.run_unit(TINY, tmp_path / "a")
+    unit.run_unit(TINY, tmp_path / "b")
+    unit.run_unit(dataclasses.replace(TINY, seed=1), tmp_path / "c")
+    assert strip(tmp_path / "a") == strip(tmp_path / "b") != strip(tmp_path / "c")
+
+
+def test_finished_units_are_kept_and_unfinished_ones_replaced(small_world, tmp_path, capsys):
+    frame = compare.compare(TINY, seeds=[0, 1], formats=["ncot"], out=tmp_path, jobs=1)
+    assert len(frame) == 3 and set(frame["seeds"]) == {2}
+    kept = (tmp_path / "ncot-seed0" / "card.json").read_text()
+    card = runlog.read_card(tmp_path / "ncot-seed1")
+    del card["ended"]  # as if it had died
+    (tmp_path / "ncot-seed1" / "card.json").write_text(json.dumps(card))
+    small_world.clear()
+    again = compare.compare(TINY, seeds=[0, 1], formats=["ncot"], out=tmp_path, jobs=1)
+    assert small_world.count("test") == 4  # one unit, two methods, two decodings
+    assert (tmp_path / "ncot-seed0" / "card.json").read_text() == kept
+    figures = [c for c in frame if c != "minutes"]
+    assert again[figures].equals(frame[figures])
+    assert "1 of 2 units are finished" in capsys.readouterr().out
+
+
+def test_finished_run_of_another_configuration_is_not_overwritten(small_world, tmp_path):
+    unit.run_unit(TINY, tmp_path / "ncot-seed0")
+    other = dataclasses.replace(TINY, warmup_epochs=1)
+    with pytest.raises(UserError, match="another configuration; choose another --out"):
+        compare.compare(other, seeds=[0], formats=["ncot"], out=tmp_path, jobs=1)
+    assert results.table(tmp_path).iloc[0]["seeds"] == 1
+
+
+def test_too_few_questions_are_named(small_world):
+    with pytest.raises(UserError, match="9"):
+        unit.load_splits(dataclasses.replace(TINY, n_test=9))
+
+
+def test_warm_up_longer_than_sft_is_refused():
+    with pytest.raises(UserError, match="warmup_epochs"):
+        dataclasses.replace(TINY, warmup_epochs=4)

@@ -1,0 +1,87 @@
+"""Configurations: presets, changes to them, and what a run log stores."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from reft_lib.config import (
+    PRESETS,
+    LoraSettings,
+    PpoConfig,
+    PretrainConfig,
+    RunConfig,
+    SampleConfig,
+    SftConfig,
+    preset,
+    to_dict,
+)
+from reft_lib.data import SOURCES
+from reft_lib.errors import UserError
+
+PARTS = (LoraSettings, SftConfig, PpoConfig, SampleConfig, RunConfig, PretrainConfig)
+
+
+def rebuilt(kind: type, entries: dict):
+    """Make a configuration from the plain dictionaries that a run log holds."""
+    nested = {f.name: f.default_factory for f in dataclasses.fields(kind)}
+    return kind(
+        **{
+            name: rebuilt(nested[name], entry) if isinstance(entry, dict) else entry
+            for name, entry in entries.items()
+        }
+    )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_survives_a_run_log(name):
+    config = preset(name)
+    assert config.name == name, "runs are stored under the preset's name"
+    stored = json.loads(json.dumps(to_dict(config), allow_nan=False))
+    assert rebuilt(RunConfig, stored) == config
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_makes_sense(name):
+    config = preset(name)
+    assert config.dataset in SOURCES and config.fmt in ("ncot", "pcot")
+    assert "hard" in SOURCES[config.dataset][0] or config.n_hard == 0
+    assert 0 < config.warmup_epochs <= config.sft.epochs, "ReFT starts from one of SFT's epochs"
+    assert config.ppo.batch_size % config.ppo.minibatches == 0
+    assert min(config.n_train, config.n_validation, config.n_test, config.sample.votes) > 0
+    assert min(config.sft.lr, config.ppo.lr, config.ppo.clip, config.ppo.value_clip) > 0
+    # the paper's: reward only at the end, undiscounted
+    assert (config.ppo.gamma, config.ppo.lam, config.ppo.partial_reward) == (1.0, 0.95, 0.1)
+
+
+def test_issue_presets_are_there():
+    assert {"nano", "smollm2-svamp-mini"} <= set(PRESETS)
+
+
+def test_fields_can_be_changed_and_the_preset_stays():
+    changed = preset("nano", seed=3, fmt="pcot", ppo=PpoConfig(steps=2))
+    assert (changed.seed, changed.fmt, changed.ppo.steps) == (3, "pcot", 2)
+    assert preset("nano") == PRESETS["nano"] != changed
+
+
+def test_an_unknown_preset_is_named_with_the_known_ones():
+    with pytest.raises(UserError, match="unknown preset 'nono'.*nano") as error:
+        preset("nono")
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_field_is_named_with_the_known_ones():
+    with pytest.raises(UserError, match="unknown option 'sed' of a run.*seed") as error:
+        preset("nano", sed=3)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_configurations_are_frozen_and_have_defaults(part):
+    config = part()
+    name = dataclasses.fields(part)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(config, name, None)
+    assert part() == config
