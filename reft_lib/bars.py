@@ -46,7 +46,10 @@ def results_bars(frame: Any) -> Figure:
         for i, group in enumerate(groups):
             said.append(f"{fmt} {_group(group)}: {_pair(ax, i, here, group)}")
         ax.set_xticks(range(len(groups)), [_tick(here, g) for g in groups])
-        ax.set(title=f"{FORMATS.get(fmt, fmt)}, {here['seeds'].iloc[0]} seeds", ylim=(0, None))
+        ax.tick_params(axis="x", labelsize=9)
+        n = int(here["seeds"].iloc[0])
+        title = f"{FORMATS.get(fmt, fmt)}, {n} {'seed' if n == 1 else 'seeds'}"
+        ax.set(title=title, ylim=(0, None))
         ax.grid(visible=False, axis="x")
     share_top([*axes[0]])
     axes[0][0].set_ylabel("questions answered rightly, %")
@@ -136,7 +139,7 @@ def distinct_paths(frame: Any, split: str = "test") -> Figure:
                 continue
             mean, low, _ = stats.mean_interval(counts)
             _bar(ax, i + side, mean, mean - low, method, 0.38, named=i == 0)
-            spread = i + side + np.linspace(-0.1, 0.1, len(counts))
+            spread = i + side + np.linspace(0.05, 0.15, len(counts))  # beside the whisker
             ax.plot(spread, counts, "o", mfc="white", mec=COLOURS["ink"], ms=4, zorder=3)
             top = max(counts.max(), mean if math.isnan(low) else 2 * mean - low)
             ax.text(i + side, 1.03 * top, f"{mean:.2f}", ha="center", va="bottom", weight="bold")
@@ -190,9 +193,10 @@ def path_shares(frame: Any, split: str = "test") -> Figure:
             said.append(f"{FORMATS.get(fmt, fmt)} {LABELS[method]}: {shares}.".strip())
         ax.set_yticks(range(len(paths)), paths)
         ax.invert_yaxis()
-        ax.set(title=FORMATS.get(fmt, fmt), xlabel="% of responses", xlim=(0, None))
-        ax.margins(x=0.15)
+        ax.set(title=FORMATS.get(fmt, fmt), xlabel="% of responses")
         ax.grid(visible=False, axis="y")
+    for ax in axes[0]:
+        ax.set_xlim(0, 1.15 * max(1.0, *(other.dataLim.x1 for other in axes[0])))
     fig.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return finish(fig, f"Shares of responses by the path they follow. {' '.join(said)}")
 

@@ -10,7 +10,9 @@ Four kinds of documents, as a stand-in for what a real base model has read:
   small programs, which show the words and signs that later targets need. LoRA leaves embeddings
   frozen, so a token that never occurred here could not be learnt later.
 
-No question of the task and no annotation of it occurs here (tests/test_corpus.py proves it).
+No question of the task occurs here, and no annotation of several steps. Work sheets hold single
+sums with their words, some of which are also a one-step annotation by chance; tests/test_corpus.py
+measures how many.
 """
 
 from __future__ import annotations

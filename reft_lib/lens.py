@@ -20,7 +20,7 @@ CHARACTER = 0.6021 * 9.5 / 72
 """Width of a character of MONO in inches."""
 WIDTH = 7.2
 """Width of the figures in inches."""
-NAMES_WIDTH = 1.42
+NAMES_WIDTH = 1.5
 """Of it, the names of the rows of token_lens."""
 
 

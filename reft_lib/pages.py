@@ -13,6 +13,9 @@ from matplotlib.figure import Figure
 from reft_lib.errors import UserError
 from reft_lib.style import COLOURS, LABELS, SIGNS, describe, names, need, tint, to_bytes
 
+PAPER = "background:#fff;color:#1a1a1a"
+"""White paper with dark ink, whatever the page's own colours are."""
+
 
 @dataclass(frozen=True, repr=False)
 class Html:
@@ -44,11 +47,10 @@ def show(fig: Figure, caption: str = "") -> Html:
     source = base64.b64encode(to_bytes(fig)).decode()
     image = (
         f'<img alt="{html.escape(alt)}" src="data:image/svg+xml;base64,{source}" '
-        f'style="width:{width}px;max-width:100%;min-width:{min(width, 560)}px;height:auto;'
-        'background:#fff">'
+        f'style="width:{width}px;max-width:100%;min-width:{min(width, 560)}px;height:auto">'
     )
     below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
-    return Html(f'<figure style="margin:0;overflow-x:auto">{image}{below}</figure>', alt)
+    return Html(f'<figure style="margin:0;overflow-x:auto;{PAPER}">{image}{below}</figure>', alt)
 
 
 CELL = "padding:.35em .5em;border:1px solid #bbb;vertical-align:top;text-align:left;"
@@ -74,7 +76,8 @@ def answers_by_epoch(
     epochs : sequence of float
         Each shows the nearest validation of each method, and the table says which it was.
     warmup_epochs : float
-        Added to ReFT's epochs, so that both methods count every pass over the questions.
+        Added to ReFT's epochs, so that both methods count every pass over the questions; before
+        that, ReFT's answers are those of SFT, which is its warm-up.
     pick : sequence of int, optional
         Which of the questions to show, from 0; all of them by default.
 
@@ -94,6 +97,7 @@ def answers_by_epoch(
     if "run" in table and table["run"].nunique() > 1:
         raise UserError("answers_by_epoch: rows of several runs; choose one by its column run")
     stages = {m: _stages(table, m, warmup_epochs if m == "reft" else 0) for m in ("sft", "reft")}
+    stages["reft"] = [s for s in stages["sft"] if s[0] < warmup_epochs] + stages["reft"]
     stored = min(len(texts) for found in stages.values() for _, texts, _ in found)
     picked = range(min(stored, len(questions))) if pick is None else pick
     if not epochs or not picked or not all(0 <= i < min(stored, len(questions)) for i in picked):
@@ -117,13 +121,13 @@ def answers_by_epoch(
     heads = "".join(
         f'<th scope="col" style="{CELL}background:{tint(m, 0.3)}">{LABELS[m]}</th>' for m in stages
     )
-    return Html(
-        '<table style="border-collapse:collapse;width:100%;table-layout:fixed;background:#fff;'
-        f'color:#1a1a1a"><caption style="text-align:left;color:inherit">{caption}</caption>'
-        f'<colgroup><col style="width:4.2em"><col><col></colgroup><thead><tr>'
-        f'<th scope="col" style="{CELL}">Epoch</th>{heads}</tr></thead>{body}</table>',
-        caption,
+    grid = (
+        '<table style="border-collapse:collapse;width:100%;table-layout:fixed">'
+        f'<caption style="text-align:left;color:inherit">{caption}</caption>'
+        '<colgroup><col style="width:4.2em"><col><col></colgroup>'
+        f'<thead><tr><th scope="col" style="{CELL}">Epoch</th>{heads}</tr></thead>{body}</table>'
     )
+    return Html(f'<div style="{PAPER}">{grid}</div>', caption)
 
 
 def _stages(table: Any, method: str, shift: float) -> list[tuple[float, list[str], list[bool]]]:

@@ -91,7 +91,7 @@ def seeds(table: Any) -> str:
 
 
 @style()
-def learning_curves(frame: Any, warmup_epochs: float = 2) -> Figure:
+def learning_curves(frame: Any, warmup_epochs: float) -> Figure:
     """Draw the validation accuracy of SFT and ReFT over training, a panel for each format.
 
     Parameters
@@ -100,12 +100,13 @@ def learning_curves(frame: Any, warmup_epochs: float = 2) -> Figure:
         ``runlog.read_runs("data/runs/nano")``; used are the rows of split ``validation`` with
         ``method``, ``epoch`` and ``accuracy``.
     warmup_epochs : float
-        Epochs of SFT before ReFT's own epoch 0; ReFT's lines begin there.
+        Epochs of SFT before ReFT's own epoch 0 (``config.warmup_epochs`` in the runs' cards);
+        ReFT's lines begin there.
 
     Raises
     ------
     UserError
-        If there is no such row.
+        If there is no such row, or ReFT begins at another accuracy than SFT has at that epoch.
     """
     who = "learning_curves"
     table = pick(frame, who, ["method", "epoch", "accuracy"], split="validation")
@@ -114,6 +115,7 @@ def learning_curves(frame: Any, warmup_epochs: float = 2) -> Figure:
     said = []
     for ax, fmt in zip(axes[0], formats, strict=True):
         here = table[table["fmt"] == fmt] if fmt else table
+        _check_warmup(here, warmup_epochs)
         ax.axvline(warmup_epochs, color=COLOURS["warm-up"], ls=":", lw=1.8, label="warm-up ends")
         for method in METHODS:
             rows = here[here["method"] == method]
@@ -132,6 +134,17 @@ def learning_curves(frame: Any, warmup_epochs: float = 2) -> Figure:
     axes[0][0].set_ylabel("validation accuracy, %")
     axes[0][0].legend(loc="best")
     return finish(fig, f"Validation accuracy over training epochs. {' '.join(said)}")
+
+
+def _check_warmup(table: Any, warmup_epochs: float) -> None:
+    """Refuse a warm-up after which SFT is not the policy that ReFT began with."""
+    sft, reft = (_mean(table[table["method"] == m], "epoch", "accuracy") for m in METHODS)
+    # The adapter is merged in between, and bfloat16 rounds: a few answers may differ.
+    if warmup_epochs in sft and 0 in reft and abs(sft[warmup_epochs] - reft[0]) > 0.1:
+        raise UserError(
+            f"learning_curves: ReFT begins at {reft[0]:.1%}, but SFT has {sft[warmup_epochs]:.1%} "
+            f"at epoch {warmup_epochs:g}; wanted warmup_epochs as in the runs' cards"
+        )
 
 
 def share_top(axes: list[Axes]) -> None:
@@ -173,8 +186,8 @@ def ppo_curves(frame: Any) -> Figure:
             said.append(f"{name.replace('_', ' ')} from {mean.iloc[0]:.3g} to {mean.iloc[-1]:.3g}")
         ax.set(title=title, ylabel=unit)
         if len(drawn) > 1:
-            ax.legend()
-            ax.set_ylim(bottom=0)
+            ax.set_ylim(0, 1.25 * ax.get_ylim()[1])  # room for the legend
+            ax.legend(loc="upper left", ncols=2)
     for ax in axes[1]:
         ax.set_xlabel("step (rollout batch)")
     steps = f"{int(table['step'].min())} to {int(table['step'].max())}"

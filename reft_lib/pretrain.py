@@ -196,15 +196,16 @@ def _train(
         batch = windows[step]
         with models.autocast("cpu", models.has_fast_bf16()):
             loss = model(input_ids=batch, labels=batch).loss
-        if not torch.isfinite(loss):
-            raise NumericalError(f"pretraining step {step}: loss is {float(loss)}; lower --lr")
+        figure = loss.item()
+        if not math.isfinite(figure):
+            raise NumericalError(f"pretraining step {step}: loss is {figure}; lower --lr")
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % 50 == 0 or step == config.steps - 1:
-            curve.append([step, round(float(loss), 4)])
-            bar.set_postfix(loss=f"{float(loss):.3f}")
+            curve.append([step, round(figure, 4)])
+            bar.set_postfix(loss=f"{figure:.3f}")
         if checkpoint is not None and (step + 1) % config.checkpoint_every == 0:
             part = checkpoint.with_suffix(".part")
             state = {

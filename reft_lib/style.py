@@ -48,6 +48,8 @@ RC: dict[str, Any] = {
     "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
     "axes.axisbelow": True,
+    "figure.constrained_layout.h_pad": 0.06,
+    "figure.constrained_layout.w_pad": 0.08,
     "figure.facecolor": "white",
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same picture on every machine
     "font.size": 9.5,
@@ -68,9 +70,9 @@ RC: dict[str, Any] = {
 """Settings on top of matplotlib's own defaults; a reader's matplotlibrc changes nothing."""
 
 DIVERGING = LinearSegmentedColormap.from_list(
-    "reft", [COLOURS["wrong"], "#FFFFFF", COLOURS["right"]]
+    "reft", [COLOURS["wrong"], "#FFFFFF", COLOURS["right"]], N=257
 )
-"""Below the centre to above it."""
+"""Below the centre to above it; an odd number of colours has a white one in the middle."""
 
 
 def style() -> _GeneratorContextManager[None]:
@@ -85,7 +87,14 @@ def tint(colour: str, share: float = 0.25) -> str:
 
 
 def finish(fig: Figure, alt: str) -> Figure:
-    """Give a figure its alternative text: what it shows, with its numbers."""
+    """Give a figure its alternative text: what it shows, with its numbers; fix its layout.
+
+    A constrained layout moves a little with every drawing: without fixing it, a figure's bytes
+    would depend on how often it had been saved before.
+    """
+    if fig.get_layout_engine() is not None:
+        fig.draw_without_rendering()
+        fig.set_layout_engine("none")
     fig.reft_alt = " ".join(alt.split())  # type: ignore[attr-defined]
     return fig
 

@@ -7,6 +7,7 @@ number of things, so that a wording that says one thing while its rule does anot
 from __future__ import annotations
 
 import json
+import random
 import re
 import string
 from collections.abc import Callable
@@ -25,9 +26,11 @@ from reft_lib.kinds import (
     TASK_NAMES,
     WEB_NAMES,
 )
-from reft_lib.problems import SPLITS
+from reft_lib.paths import value
+from reft_lib.problems import SPLITS, Story, make_problem
 
 KINDS = (*OPENINGS, *STEPS, *QUESTIONS)
+BY_NAME = {kind.name: kind for kind in KINDS}
 
 # P: the person of the story, Q: any other, I: the things, B: what they are packed in, #: a number.
 # Each function takes x (what P has so far) and the numbers in the order of the text.
@@ -143,6 +146,13 @@ def test_every_shipped_question_has_the_answer_that_its_words_say(rows):
     assert met == {*OPENING_MEANS, *STEP_MEANS, *QUESTION_MEANS, *DISTRACTING}, "every wording"
 
 
+def test_new_questions_have_the_answer_that_their_words_say():
+    rng = random.Random(0)
+    for i in range(1000):
+        problem = make_problem(rng, 1 + i % 6)
+        assert read(problem.question)[0] == value(problem.tree), problem.question
+
+
 def test_the_reader_on_two_stories_read_by_hand():
     question = (
         "Tom has 4 bags with 6 shells in each. Tom is 9 years old. Tom gives half of the shells"
@@ -177,3 +187,79 @@ def test_there_are_at_least_twenty_kinds_and_the_styles_differ():
     assert not set(TASK_NAMES) & set(WEB_NAMES)
     for kind in (*KINDS, DISTRACTORS):
         assert not set(kind.task) & set(kind.web), kind.name
+
+
+# ---------------------------------------------------------------- stories worked by hand
+
+
+class Fixed(random.Random):
+    """Draws the numbers it is told, in order, and always the first wording."""
+
+    def __init__(self, numbers: list[int]) -> None:
+        super().__init__(0)
+        self.numbers = numbers
+
+    def randint(self, a: int, b: int) -> int:
+        return self.numbers.pop(0)
+
+    def choice(self, seq):
+        return seq[0]
+
+    def sample(self, population, k, **kwargs):
+        return list(population[:k])
+
+
+# Tom is the person, Anna a friend on the way, Sam the one of the question; apples, in bags.
+# Each kind takes two numbers, n then k; 0 where its rule has no use for one.
+BY_HAND: list[tuple[list[tuple[str, int, int]], str, int]] = [
+    ([("has", 20, 0), ("buy", 7, 0), ("now", 0, 0)],
+     "Tom has 20 apples. Tom buys 7 more apples. How many apples does Tom have now?", 27),
+    ([("has", 30, 0), ("sell_boxes", 6, 4), ("now", 0, 0)],
+     "Tom has 30 apples. Tom sells 4 bags of 6 apples. How many apples does Tom have now?", 6),
+    ([("has", 30, 0), ("give_part", 0, 5), ("now", 0, 0)],
+     "Tom has 30 apples. Tom gives one in every 5 apples to Anna. How many apples does Tom have"
+     " now?", 24),
+    ([("has_boxes", 8, 3), ("give_half", 0, 0), ("goal", 50, 0)],
+     "Tom has 3 bags with 8 apples in each. Tom gives half of the apples to Anna. Tom wants to"
+     " have 50 apples. How many more apples does Tom need?", 38),
+    ([("two_colours", 9, 12), ("share", 0, 7)],
+     "Tom has 9 red apples and 12 blue apples. Tom shares the apples equally among 7 friends."
+     " How many apples does each friend get?", 3),
+    ([("has", 10, 0), ("less_than_reversed", 4, 0)],
+     "Tom has 10 apples. Tom has 4 more apples than Sam. How many apples does Sam have?", 6),
+    ([("has", 10, 0), ("more_and_both", 4, 0)],
+     "Tom has 10 apples. Sam has 4 more apples than Tom. How many apples do they have"
+     " altogether?", 24),
+    ([("has", 10, 0), ("multiply", 0, 3), ("times_and_both", 0, 2)],
+     "Tom has 10 apples. By summer Tom has 3 times as many apples. Sam has 2 times as many apples"
+     " as Tom. How many apples do they have altogether?", 90),
+    ([("has", 12, 0), ("friends_give", 5, 4), ("pack", 0, 8)],
+     "Tom has 12 apples. 4 friends give Tom 5 apples each. Tom puts the apples into bags of 8."
+     " How many bags does Tom need?", 4),
+    ([("has", 40, 0), ("daily_loss", 3, 6), ("difference", 15, 0)],
+     "Tom has 40 apples. Tom uses 3 apples a day for 6 days. Sam has 15 apples. How many more"
+     " apples does Tom have than Sam?", 7),
+    ([("has", 33, 0), ("lose", 3, 0), ("given_away", 18, 0)],
+     "Tom has 33 apples. Tom loses 3 of the apples. Tom gives some apples to Sam and has 18 left."
+     " How many apples did Tom give to Sam?", 12),
+    ([("has", 6, 0), ("daily_gain", 2, 7), ("price", 0, 5)],
+     "Tom has 6 apples. For 7 days Tom finds 2 apples every day. Tom sells all the apples for 5"
+     " dollars each. How many dollars does Tom get?", 100),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("steps", "question", "answer"), BY_HAND, ids=lambda x: str(x)[:40])
+def test_stories_worked_by_hand(steps, question, answer):
+    story = Story(Fixed([number for _, n, k in steps for number in (n, k)]), "task")
+    for name, _, _ in steps:
+        story.add(BY_NAME[name])
+    assert " ".join(story.sentences) == question
+    assert value(story.tree) == answer
+
+
+def test_a_story_whose_number_leaves_the_range_is_refused():
+    story = Story(Fixed([5, 0, 9, 0]), "task")
+    story.add(BY_NAME["has"])
+    with pytest.raises(ValueError, match="range"):
+        story.add(BY_NAME["give"])
+    assert len(story.sentences) == len(story.kinds) == 1, "what was refused leaves no trace"

@@ -19,7 +19,7 @@ from reft_lib.data import PROBLEMS
 from reft_lib.errors import UserError
 from reft_lib.kinds import DISTRACTORS, TASK_NAMES, WEB_NAMES, Kind
 from reft_lib.paths import nodes, paths, value
-from reft_lib.problems import DISTRACTOR_SHARE, SPLITS, Problem, Story, make_problem, write_row
+from reft_lib.problems import DISTRACTOR_SHARE, SPLITS, Story, make_problem, write_row
 from reft_lib.prompts import program
 from reft_lib.sandbox import run_programs
 
@@ -109,83 +109,6 @@ def test_the_persons_of_a_story_are_three_different_ones(seed, style):
 def test_the_same_seed_makes_the_same_problem():
     first, again, other = (make_problem(random.Random(s), 3) for s in (4, 4, 5))
     assert first.question == again.question != other.question
-
-
-class Fixed(random.Random):
-    """Draws the numbers it is told, in order, and always the first wording."""
-
-    def __init__(self, numbers: list[int]) -> None:
-        super().__init__(0)
-        self.numbers = numbers
-
-    def randint(self, a: int, b: int) -> int:
-        return self.numbers.pop(0)
-
-    def choice(self, seq):
-        return seq[0]
-
-    def sample(self, population, k, **kwargs):
-        return list(population[:k])
-
-
-# Tom is the person, Anna a friend on the way, Sam the one of the question; apples, in bags.
-# Each kind takes two numbers, n then k; 0 where its rule has no use for one.
-BY_HAND: list[tuple[list[tuple[str, int, int]], str, int]] = [
-    ([("has", 20, 0), ("buy", 7, 0), ("now", 0, 0)],
-     "Tom has 20 apples. Tom buys 7 more apples. How many apples does Tom have now?", 27),
-    ([("has", 30, 0), ("sell_boxes", 6, 4), ("now", 0, 0)],
-     "Tom has 30 apples. Tom sells 4 bags of 6 apples. How many apples does Tom have now?", 6),
-    ([("has", 30, 0), ("give_part", 0, 5), ("now", 0, 0)],
-     "Tom has 30 apples. Tom gives one in every 5 apples to Anna. How many apples does Tom have"
-     " now?", 24),
-    ([("has_boxes", 8, 3), ("give_half", 0, 0), ("goal", 50, 0)],
-     "Tom has 3 bags with 8 apples in each. Tom gives half of the apples to Anna. Tom wants to"
-     " have 50 apples. How many more apples does Tom need?", 38),
-    ([("two_colours", 9, 12), ("share", 0, 7)],
-     "Tom has 9 red apples and 12 blue apples. Tom shares the apples equally among 7 friends."
-     " How many apples does each friend get?", 3),
-    ([("has", 10, 0), ("less_than_reversed", 4, 0)],
-     "Tom has 10 apples. Tom has 4 more apples than Sam. How many apples does Sam have?", 6),
-    ([("has", 10, 0), ("more_and_both", 4, 0)],
-     "Tom has 10 apples. Sam has 4 more apples than Tom. How many apples do they have"
-     " altogether?", 24),
-    ([("has", 10, 0), ("multiply", 0, 3), ("times_and_both", 0, 2)],
-     "Tom has 10 apples. By summer Tom has 3 times as many apples. Sam has 2 times as many apples"
-     " as Tom. How many apples do they have altogether?", 90),
-    ([("has", 12, 0), ("friends_give", 5, 4), ("pack", 0, 8)],
-     "Tom has 12 apples. 4 friends give Tom 5 apples each. Tom puts the apples into bags of 8."
-     " How many bags does Tom need?", 4),
-    ([("has", 40, 0), ("daily_loss", 3, 6), ("difference", 15, 0)],
-     "Tom has 40 apples. Tom uses 3 apples a day for 6 days. Sam has 15 apples. How many more"
-     " apples does Tom have than Sam?", 7),
-    ([("has", 33, 0), ("lose", 3, 0), ("given_away", 18, 0)],
-     "Tom has 33 apples. Tom loses 3 of the apples. Tom gives some apples to Sam and has 18 left."
-     " How many apples did Tom give to Sam?", 12),
-    ([("has", 6, 0), ("daily_gain", 2, 7), ("price", 0, 5)],
-     "Tom has 6 apples. For 7 days Tom finds 2 apples every day. Tom sells all the apples for 5"
-     " dollars each. How many dollars does Tom get?", 100),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("steps", "question", "answer"), BY_HAND, ids=lambda x: str(x)[:40])
-def test_stories_worked_by_hand(steps, question, answer):
-    story = Story(Fixed([number for _, n, k in steps for number in (n, k)]), "task")
-    for name, _, _ in steps:
-        story.add(BY_NAME[name])
-    assert " ".join(story.sentences) == question
-    assert value(story.tree) == answer
-    problem = Problem(question, story.tree, tuple(story.kinds))
-    row = write_row(problem, "by-hand", random.Random(0))
-    check_paths_in_words(row)
-    check_programs([row])
-
-
-def test_a_story_whose_number_leaves_the_range_is_refused():
-    story = Story(Fixed([5, 0, 9, 0]), "task")
-    story.add(BY_NAME["has"])
-    with pytest.raises(ValueError, match="range"):
-        story.add(BY_NAME["give"])
-    assert len(story.sentences) == len(story.kinds) == 1, "what was refused leaves no trace"
 
 
 # ---------------------------------------------------------------- the shipped splits

@@ -181,7 +181,7 @@ def execute(path: Path, timeout: int) -> Any:
             on_cell_executed=lambda cell, cell_index, execute_reply: bar.update(),
         )
         environment = {**os.environ, **KERNEL_ENV, "IPYTHONDIR": scratch}
-        environment.setdefault("OMP_NUM_THREADS", "2")
+        environment.setdefault("OMP_NUM_THREADS", "1")  # small matrices gain nothing from more
         environment.pop("REFT_DATA_DIR", None)  # a chapter needs nothing that is not in the project
         try:
             client.execute(env=environment)
