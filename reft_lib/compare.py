@@ -7,6 +7,8 @@ an unfinished one is begun anew.
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from reft_lib import runlog
 from reft_lib.config import Format, RunConfig, to_dict
@@ -85,6 +87,14 @@ def compare(
 
 def _start_worker(threads: int) -> None:
     torch.set_num_threads(threads)
+    parent = os.getppid()
+
+    def leave_with_parent() -> None:
+        while os.getppid() == parent:  # a killed parent cannot tell its workers to stop
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()
 
 
 def finished(config: RunConfig, folder: Path) -> bool:

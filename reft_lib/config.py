@@ -7,6 +7,7 @@ them. ``dataclasses.replace`` makes variants; ``to_dict`` gives what a run log s
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,8 +17,28 @@ Format = Literal["ncot", "pcot"]
 """How reasoning is written: in words (N-CoT) or as a Python program (P-CoT)."""
 
 
+MAY_BE_ZERO = frozenset(
+    ("seed", "n_hard", "lr", "lr_warmup_steps", "beta", "beta_programs", "gamma", "lam")
+    + ("value_coef", "partial_reward", "weight_decay")
+)
+
+
 @dataclass(frozen=True)
-class LoraSettings:
+class Checked:
+    """A configuration whose numbers are finite and in range, or a one-line refusal."""
+
+    def __post_init__(self) -> None:
+        """Refuse a number that no run could use."""
+        for name, figure in vars(self).items():
+            if isinstance(figure, (int, float)):
+                zero_too = name in MAY_BE_ZERO or isinstance(figure, bool)
+                if not math.isfinite(figure) or figure < 0 or (figure == 0 and not zero_too):
+                    least = "at least 0" if zero_too else "above 0"
+                    raise UserError(f"{name} is {figure}; it must be a number {least}")
+
+
+@dataclass(frozen=True)
+class LoraSettings(Checked):
     """A low-rank adapter on linear layers (Hu et al. 2022)."""
 
     rank: int = 16
@@ -29,7 +50,7 @@ class LoraSettings:
 
 
 @dataclass(frozen=True)
-class SftConfig:
+class SftConfig(Checked):
     """Supervised fine-tuning on (question, CoT) pairs."""
 
     epochs: int = 10
@@ -47,7 +68,7 @@ class SftConfig:
 
 
 @dataclass(frozen=True)
-class PpoConfig:
+class PpoConfig(Checked):
     """The reinforcement-learning phase of ReFT (Luong et al. 2024, section 3)."""
 
     steps: int = 60
@@ -88,7 +109,7 @@ class PpoConfig:
 
 
 @dataclass(frozen=True)
-class SampleConfig:
+class SampleConfig(Checked):
     """How responses are sampled and scored at evaluation."""
 
     max_new_tokens: int = 96
@@ -100,7 +121,7 @@ class SampleConfig:
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Checked):
     """One comparison of SFT with ReFT from the same base model on the same questions."""
 
     name: str = "nano"
@@ -136,6 +157,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Refuse what could not run."""
+        super().__post_init__()
         if not 1 <= self.warmup_epochs <= self.sft.epochs:
             raise UserError(
                 f"warmup_epochs is {self.warmup_epochs}; it must be from 1 to sft.epochs, "
@@ -144,7 +166,7 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
+class PretrainConfig(Checked):
     """The nano model's shape and its pretraining."""
 
     hidden: int = 128
@@ -201,12 +223,12 @@ PRESETS: dict[str, RunConfig] = {
         dataset="svamp",
         n_train=300,
         n_validation=60,
-        n_test=200,
+        n_test=150,
         n_hard=0,
         weights="bfloat16",
         warmup_epochs=1,
         sft=SftConfig(epochs=3, batch_size=16, lr=5e-4),
-        ppo=PpoConfig(steps=10, batch_size=32, micro_batch=16, lr=1e-4, eval_every=5),
+        ppo=PpoConfig(steps=12, batch_size=32, micro_batch=16, lr=1e-4, eval_every=6),
         sample=SampleConfig(max_new_tokens=160, batch_size=64, votes=4),
     ),
 }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from reft_lib import answers, models, rollout, stats
 from reft_lib.config import Format, SampleConfig

@@ -61,12 +61,10 @@ def add_adapter(model: Any, settings: LoraSettings, seed: int = 0, name: str = "
     Raises
     ------
     UserError
-        If the rank is below 1, no layer matches ``targets``, or the name is taken.
+        If no layer matches ``targets``, or the name is taken.
     """
     from peft import LoraConfig, PeftModel, get_peft_model
 
-    if settings.rank < 1:
-        raise UserError(f"lora.rank is {settings.rank}; it must be at least 1")
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,

@@ -30,7 +30,10 @@ VALUE_ADAPTER = "value"
 
 @dataclass
 class Experience:
-    """What one rollout batch teaches: everything that stays fixed during its updates, (B, R)."""
+    """What one rollout batch teaches: everything that stays fixed during its updates.
+
+    All tensors are (B, R), and 0 under padding.
+    """
 
     rollout: Rollout
     graded: list[Graded]
@@ -150,6 +153,8 @@ def gather(
             old_logp[rows, :r], old_values[rows, :r] = read(policy, head, part, config)
             with lora.reference(policy):
                 ref_logp[rows, :r], _ = rollout.score(policy, part)
+    for x in (old_logp, ref_logp, old_values):
+        x.mul_(mask)  # what was read under padding means nothing
     scores = torch.tensor([g.reward for g in graded], device=mask.device)
     rewards = advantage.terminal_rewards(scores, mask)
     rewards = rewards + kl.kl_rewards(old_logp, ref_logp, mask, config.beta)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from reft_lib import corpus, models, problems
 from reft_lib.config import PretrainConfig

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from reft_lib import losses, models, prompts, rollout
 from reft_lib.config import Format, SftConfig

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from reft_lib import data, evaluate, lora, models, runlog
 from reft_lib.config import RunConfig, to_dict

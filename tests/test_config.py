@@ -85,3 +85,25 @@ def test_configurations_are_frozen_and_have_defaults(part):
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(config, name, None)
     assert part() == config
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "figure", "least"),
+    [
+        (SftConfig, "lr", float("nan"), "at least 0"),
+        (SftConfig, "epochs", 0, "above 0"),
+        (PpoConfig, "beta", -0.1, "at least 0"),
+        (PpoConfig, "clip", float("inf"), "above 0"),
+        (LoraSettings, "rank", 0, "above 0"),
+        (RunConfig, "n_train", -3, "above 0"),
+        (PretrainConfig, "steps", 0, "above 0"),
+    ],
+)
+def test_a_number_that_no_run_could_use_is_named(part, name, figure, least):
+    with pytest.raises(UserError, match=f"^{name} is .*; it must be a number {least}$"):
+        part(**{name: figure})
+
+
+def test_zero_is_fine_where_it_switches_something_off():
+    assert PpoConfig(beta=0.0, partial_reward=0.0).beta == 0
+    assert RunConfig(n_hard=0, seed=0, bf16=False).n_hard == 0
