@@ -18,7 +18,7 @@ Format = Literal["ncot", "pcot"]
 
 
 MAY_BE_ZERO = frozenset(
-    ("seed", "n_hard", "lr", "lr_warmup_steps", "beta", "beta_programs", "gamma", "lam")
+    ("seed", "n_hard", "n_voted", "lr", "lr_warmup_steps", "beta", "beta_programs", "gamma", "lam")
     + ("value_coef", "partial_reward", "weight_decay")
 )
 
@@ -140,6 +140,10 @@ class RunConfig(Checked):
     """Test questions, read once per run."""
     n_hard: int = 500
     """Questions of the harder test, read once per run (0: there is none)."""
+    n_voted: int = 0
+    """Questions of each test, its first, that are also answered by voting (0: all)."""
+    hard_max_new_tokens: int = 128
+    """A response to the harder test is cut here: its solutions are longer than any trained on."""
     seed: int = 0
     """Seed of adapters, batch order and sampling."""
     bf16: bool = True
@@ -221,14 +225,15 @@ PRESETS: dict[str, RunConfig] = {
         name="smollm2-svamp-mini",
         model="smollm2-135m-instruct",
         dataset="svamp",
-        n_train=300,
-        n_validation=60,
-        n_test=150,
+        n_train=200,
+        n_validation=40,
+        n_test=120,
+        n_voted=60,
         n_hard=0,
         weights="bfloat16",
         warmup_epochs=1,
-        sft=SftConfig(epochs=3, batch_size=16, lr=5e-4),
-        ppo=PpoConfig(steps=12, batch_size=32, micro_batch=16, lr=1e-4, eval_every=6),
+        sft=SftConfig(epochs=2, batch_size=16, lr=5e-4),
+        ppo=PpoConfig(steps=10, batch_size=32, micro_batch=16, lr=1e-4, eval_every=5),
         sample=SampleConfig(max_new_tokens=160, batch_size=64, votes=4),
     ),
 }

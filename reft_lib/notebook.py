@@ -10,6 +10,7 @@ import ast
 import html
 import inspect
 import math
+import re
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from reft_lib.style import minus
 
 if TYPE_CHECKING:
     import pandas as pd
+
+FIGURES = re.compile(r"[−+-]?\d(?:[\d.,%±()\[\] −+-]| to | of )*")
+"""A cell of figures: ``61.2 ± 1.4``, ``12% [9%, 15%]``, ``0.3 to 0.8``; not ``12 + 5 = 17 left.``"""
 
 
 @dataclass(frozen=True, repr=False)
@@ -151,7 +155,7 @@ def _cell(value: Any) -> str:
 
 def _is_figures(cells: list[str]) -> bool:
     shown = [cell for cell in cells if cell != "–"]
-    return bool(shown) and all(cell.lstrip("−-+")[:1].isdigit() for cell in shown)
+    return bool(shown) and all(FIGURES.fullmatch(cell) for cell in shown)
 
 
 def _align(right: bool) -> str:

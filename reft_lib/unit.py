@@ -199,12 +199,17 @@ def test(task: Task, model: Any, tokenizer: Any, method: str) -> dict[str, Any]:
     config, found = task.config, {}
     if config.weights == "float32":
         model = lora.merge(model)  # the same policy, and half the work for each token
-    for split in ("test", "hard"):
-        examples = task.splits.get(split, [])
-        for votes in (1, config.sample.votes) if examples else ():
+    sampling = {
+        "test": config.sample,
+        "hard": replace(config.sample, max_new_tokens=config.hard_max_new_tokens),
+    }
+    for split in sampling:
+        rows = task.splits.get(split, [])
+        for votes in (1, config.sample.votes) if rows else ():
             name = "top1" if votes == 1 else f"vote{votes}"
+            examples = rows if votes == 1 else rows[: config.n_voted or None]
             result = evaluate.answer(
-                model, tokenizer, examples, config.fmt, config.sample, votes=votes,
+                model, tokenizer, examples, config.fmt, sampling[split], votes=votes,
                 seed=config.seed, desc=f"{method} {split} {name}",
             )  # fmt: skip
             extra: dict[str, Any] = {}

@@ -97,6 +97,12 @@ def test_columns_of_figures_stand_on_the_right():
     assert ["right" in h.get("style") for h in heads] == [False, True, True, True, True]
 
 
+def test_a_chain_of_thought_stands_on_the_left_although_it_begins_with_a_digit():
+    frame = FRAME.assign(said=["12 + 5 = 17 left.", "3 * 4 = 12 in the bags."], share=["2%", "7%"])
+    heads = parts(table(frame, "x")).findall("table/thead/tr/th")
+    assert ["right" in h.get("style") for h in heads[-2:]] == [False, True]
+
+
 def test_a_named_index_names_the_rows_and_a_plain_one_is_not_shown():
     named = parts(table(FRAME.set_index("method"), "x"))
     assert [h.text for h in named.findall("table/thead/tr/th")][0] == "method"
