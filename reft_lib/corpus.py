@@ -4,8 +4,8 @@ Four kinds of documents, as a stand-in for what a real base model has read:
 
 - **arithmetic**: sums, most with one operation, some with two or three;
 - **stories**: what persons do with their things, with no question and no solution;
-- **solved questions** of other people (other names, mostly other wordings, other ways of writing
-  a solution), a share of which contains a wrong step, as the web's do;
+- **solved questions** worded otherwise, with other ways of writing a solution, a share of which
+  contains a wrong step, as the web's do;
 - **pages with forms**: work sheets, lists of questions without stories or answers, quizzes and
   small programs, which show the words and signs that later targets need. LoRA leaves embeddings
   frozen, so a token that never occurred here could not be learnt later.
@@ -21,13 +21,13 @@ import itertools
 import random
 from collections.abc import Callable, Iterator
 
-from reft_lib.kinds import BOXES, DISTRACTORS, OPENINGS, QUESTIONS, STEPS, TASK_NAMES, WEB_NAMES
-from reft_lib.paths import LARGEST, OPS, Node, Tree, expression, paths, value
+from reft_lib.kinds import BOXES, DISTRACTORS, NAMES, OPENINGS, QUESTIONS, STEPS
+from reft_lib.paths import LARGEST, OPS, Node, Tree, expression, paths, value, write_pcot
 from reft_lib.problems import Story, make_problem
 
-WRONG_SHARE = 0.3
+WRONG_SHARE = 0.15
 """Share of solved questions with a wrong step."""
-SHARES = {"arithmetic": 0.2, "story": 0.15, "solved": 0.5, "form": 0.15}
+SHARES = {"arithmetic": 0.1, "story": 0.1, "solved": 0.65, "form": 0.15}
 """Share of documents of each kind."""
 SPOKEN = {"+": "plus", "-": "minus", "*": "times", "/": "divided by"}
 
@@ -95,9 +95,9 @@ def solved(rng: random.Random) -> str:
     if rng.random() < WRONG_SHARE:
         tree = wrong(rng, tree)
     ways = paths(tree)
-    name = rng.choice(list(ways)) if rng.random() < 0.3 else "steps"
+    name = rng.choice(list(ways)) if rng.random() < 0.2 else "steps"
     way = ways[name]
-    return problem.question + "\n" + rng.choice([_spoken, _listed, _script])(*way)
+    return problem.question + "\n" + rng.choice(STYLES)(*way)
 
 
 def wrong(rng: random.Random, tree: Tree) -> Tree:
@@ -127,6 +127,15 @@ def _spoken(tree: Tree, own: list[Node]) -> str:
     return text.replace("Solution: ", "A: ").replace(". Result ", ". It is ")
 
 
+def _annotated(tree: Tree, own: list[Node]) -> str:
+    shown: dict[Node, str] = {}
+    steps = []
+    for node in own:
+        steps.append(f"{expression(node, shown)} = {value(node)} ({node.note})")
+        shown[node] = str(value(node))
+    return f"Solution: {'; '.join(steps)}. Result {value(tree)}"
+
+
 def _script(tree: Tree, own: list[Node]) -> str:
     shown: dict[Node, str] = {}
     lines = []
@@ -134,6 +143,15 @@ def _script(tree: Tree, own: list[Node]) -> str:
         lines.append(f"{name} = {expression(node, shown)}")
         shown[node] = name
     return "\n".join([*lines, f"print({shown[own[-1]]})"])
+
+
+def _named_script(tree: Tree, own: list[Node]) -> str:
+    body = write_pcot(tree, own).replace("\n    ", "\n").replace("\nreturn ", "\nresult = ")
+    return body.strip("\n") + "\nprint(result)"
+
+
+STYLES = (_spoken, _listed, _annotated, _annotated, _script, _named_script)
+"""Ways of writing a solution, drawn from; one that stands twice comes twice as often."""
 
 
 def form(rng: random.Random) -> str:
@@ -157,7 +175,7 @@ NOTES = [
 
 def _noted_sum(rng: random.Random) -> tuple[str, str, int, str, int]:
     note, var, sign = rng.choice(NOTES)
-    name = rng.choice(TASK_NAMES + WEB_NAMES)
+    name = rng.choice(NAMES)
     while True:
         a, op, b = easy_sum(rng)
         if op == sign:

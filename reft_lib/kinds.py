@@ -2,8 +2,8 @@
 
 A problem is a chain: an *opening* gives a person some things, *steps* change their number, and a
 *question* asks for something about the result. Every row has wordings of two styles: ``task``
-(the embedded problems) and ``web`` (most sentences of the solved questions in the nano model's
-pretraining text, whose persons have other names).
+(the embedded problems) and ``web`` (a share of the sentences, and at least one, of every solved
+question in the nano model's pretraining text).
 
 The rule of a row is written with ``x`` for the running quantity and ``n``, ``k`` for numbers
 that the row draws: ``x+n``, ``x-k*n``, ``n-x``. ``{P}`` is the person of the story, ``{F}`` someone
@@ -33,10 +33,7 @@ class Kind:
     """Range of k, both ends included."""
 
 
-TASK_NAMES = ("Tom", "Anna", "Sam", "Lucy", "Ben", "Emma", "Max", "Nina", "Leo", "Rosa", "Jack",
-              "Mia")  # fmt: skip
-WEB_NAMES = ("Paul", "Clara", "Omar", "Ella", "Hugo", "Iris", "Karl", "Jane", "Nick", "Olga",
-             "Finn", "Vera")  # fmt: skip
+NAMES = ("Tom", "Anna", "Sam", "Lucy", "Ben", "Emma", "Max", "Nina", "Leo", "Rosa", "Jack", "Mia")
 ITEMS = ("apples", "stamps", "marbles", "cards", "books", "coins", "shells", "pencils", "stickers",
          "cookies", "balloons", "beads")  # fmt: skip
 BOXES = ("bags", "boxes", "packs", "jars")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FIGURES = re.compile(r"[−+-]?\d(?:[\d.,%±()\[\] −+-]| to | of )*")
-"""A cell of figures: ``61.2 ± 1.4``, ``12% [9%, 15%]``, ``0.3 to 0.8``; not ``12 + 5 = 17 left.``"""
+"""A cell of figures: ``61.2 ± 1.4``, ``12% [9%, 15%]``, ``0.3 to 0.8``; not ``12 + 5 = 17``."""
 
 
 @dataclass(frozen=True, repr=False)

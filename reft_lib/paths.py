@@ -162,6 +162,13 @@ def _split_one(tree: Node, left: Tree, right: Tree) -> Tree:
     return Node(tree.op, left, right, tree.note, tree.var)
 
 
+def mental(tree: Tree) -> Tree:
+    """Return the last operation alone, on the results that those before it have."""
+    if isinstance(tree, int):
+        return tree
+    return Node(tree.op, value(tree.left), value(tree.right), tree.note, tree.var)
+
+
 def equations(tree: Tree, fuse: Callable[[Node], bool]) -> list[Node]:
     """Return the nodes that get an equation of their own; the others are written inline."""
     return [node for node in nodes(tree) if node is tree or not fuse(node)]
@@ -221,7 +228,7 @@ def paths(tree: Tree) -> dict[str, tuple[Tree, list[Node]]]:
         found["whole"] = (tree, equations(tree, lambda node: True))
         if len(every) > 2:
             found["fused"] = (tree, equations(tree, _every_other(tree)))
-    for name, rewrite in (("regrouped", regroup), ("split", split)):
+    for name, rewrite in (("regrouped", regroup), ("split", split), ("mental", mental)):
         try:
             other = rewrite(tree)
             value(other)

@@ -18,11 +18,10 @@ from reft_lib.kinds import (
     BOXES,
     DISTRACTORS,
     ITEMS,
+    NAMES,
     OPENINGS,
     QUESTIONS,
     STEPS,
-    TASK_NAMES,
-    WEB_NAMES,
     Kind,
 )
 from reft_lib.paths import Tree, apply_rule, nodes, paths, value, write_ncot, write_pcot
@@ -30,9 +29,10 @@ from reft_lib.paths import Tree, apply_rule, nodes, paths, value, write_ncot, wr
 Style = Literal["task", "web"]
 DISTRACTOR_SHARE = 0.4
 """Share of problems with a sentence that does not matter."""
-SHARED_WORDING = 0.35
-"""Share of a web story's sentences that happen to be worded as in the task. Without any, the base
-model cannot read the task at all; with all of them, nothing is left to learn from its training."""
+SHARED_WORDING = 0.6
+"""Share of a web story's sentences that happen to be worded as in the task; never all of them, so
+that no question of the task can occur in the pretraining text. Without any, the base model could
+not read the task at all; with nearly all, nothing would be left to learn."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,9 @@ class Story:
 
     def __init__(self, rng: random.Random, style: Style) -> None:
         """Draw the persons and things of a story in one of the two styles."""
-        names = rng.sample(TASK_NAMES if style == "task" else WEB_NAMES, 3)
+        names = rng.sample(NAMES, 3)
         self.rng, self.style = rng, style
+        self.only_task_wording = True
         self.words = {
             "P": names[0],
             "F": names[1],
@@ -65,6 +66,7 @@ class Story:
     def sentence(self, kind: Kind, n: int, k: int) -> str:
         """Return one of the kind's wordings with its numbers filled in."""
         as_task = self.style == "task" or self.rng.random() < SHARED_WORDING
+        self.only_task_wording &= as_task
         wordings = kind.task if as_task else kind.web
         return self.rng.choice(wordings).format(n=n, k=k, **self.words)
 
@@ -120,6 +122,8 @@ def make_problem(rng: random.Random, n_steps: int, style: Style = "task") -> Pro
             at = rng.randint(1, len(story.sentences) - 1)
             extra = story.sentence(DISTRACTORS, rng.randint(3, 40), 0)
             story.sentences.insert(at, extra)
+        if style == "web" and story.only_task_wording:
+            continue
         return Problem(" ".join(story.sentences), story.tree, tuple(story.kinds))
 
 

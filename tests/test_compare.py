@@ -68,6 +68,33 @@ def test_unit_runs_and_reads_the_test_last(small_world, tmp_path):
     assert saved == ["ncot-seed0-reft", "ncot-seed0-sft", "ncot-seed0-warmup"]
 
 
+def test_voting_may_read_a_part_of_the_test_and_the_harder_test_has_its_own_cut(
+    small_world, tmp_path, monkeypatch
+):
+    cuts: list[tuple[str, int]] = []
+    answer = evaluate.answer
+
+    def watched(model, tokenizer, some, fmt, sampling, **options):
+        cuts.append((some[0].id.split("-")[0], sampling.max_new_tokens))
+        return answer(model, tokenizer, some, fmt, sampling, **options)
+
+    monkeypatch.setattr(evaluate, "answer", watched)
+    config = dataclasses.replace(TINY, n_voted=3, hard_max_new_tokens=7)
+    unit.run_unit(config, tmp_path / "ncot-seed0")
+    assert set(cuts) == {("validation", 6), ("test", 6), ("hard", 7)}
+    metrics = runlog.read_metrics(tmp_path / "ncot-seed0")
+    read = {
+        (row.split, row.decoding): len(row.verdicts)
+        for row in metrics[metrics["split"].isin(["test", "hard"])].itertuples()
+    }
+    assert read == {
+        ("test", "top1"): 4,
+        ("test", "vote2"): 3,
+        ("hard", "top1"): 2,
+        ("hard", "vote2"): 2,  # it has no more
+    }
+
+
 def test_saved_adapters_give_the_tested_policies_again(
     small_world, tmp_path, new_model, tokenizer, examples
 ):

@@ -20,11 +20,10 @@ from reft_lib.kinds import (
     BOXES,
     DISTRACTORS,
     ITEMS,
+    NAMES,
     OPENINGS,
     QUESTIONS,
     STEPS,
-    TASK_NAMES,
-    WEB_NAMES,
 )
 from reft_lib.paths import value
 from reft_lib.problems import SPLITS, Story, make_problem
@@ -98,7 +97,7 @@ QUESTION_MEANS: dict[str, Callable[..., Fraction]] = {
     "Q has # more I than P. How many I do they have altogether?": lambda x, n: x + (x + n),
     "Q has # times as many I as P. How many I do they have altogether?": lambda x, k: x + x * k,
 }
-ANY_NAME = "|".join(TASK_NAMES)
+ANY_NAME = "|".join(NAMES)
 
 
 def shape(text: str, hero: str) -> str:
@@ -184,7 +183,6 @@ def test_wordings_name_the_numbers_of_their_rule_and_nothing_unknown(kind):
 def test_there_are_at_least_twenty_kinds_and_the_styles_differ():
     names = [kind.name for kind in KINDS]
     assert len(set(names)) == len(names) >= 20
-    assert not set(TASK_NAMES) & set(WEB_NAMES)
     for kind in (*KINDS, DISTRACTORS):
         assert not set(kind.task) & set(kind.web), kind.name
 

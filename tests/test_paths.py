@@ -16,6 +16,7 @@ from reft_lib.paths import (
     Tree,
     apply_rule,
     expression,
+    mental,
     nodes,
     paths,
     regroup,
@@ -165,7 +166,7 @@ def test_parentheses_stand_where_they_are_needed_and_nowhere_else():
         assert expression(tree, {}) == text
 
 
-@pytest.mark.parametrize("rewrite", [regroup, split])
+@pytest.mark.parametrize("rewrite", [regroup, split, mental])
 @given(tree=trees)
 @many
 def test_rewriting_keeps_the_value(rewrite, tree):
@@ -191,6 +192,12 @@ def test_regrouping_by_hand():
     assert expression(nodes(regroup(Node("+", Node("+", 50, 12), 5)))[0], {}) == "12 + 5"
     assert expression(regroup(Node("*", Node("-", 9, 2), 3)), {}) == "9 * 3 - 2 * 3"
     assert expression(regroup(Node("*", 9, 3)), {}) == "3 * 9"
+
+
+def test_mental_arithmetic_leaves_the_last_operation():
+    tree = Node("-", Node("*", 3, 12), Node("/", 8, 2), "left")
+    assert expression(mental(tree), {}) == "36 - 4" and mental(tree).note == "left"
+    assert expression(mental(Node("+", 3, 12)), {}) == "3 + 12", "nothing to leave out"
 
 
 def test_splitting_by_hand():
@@ -237,6 +244,7 @@ def test_paths_of_one_tree_by_hand():
             "66 - 10 = 56",
             "56 - 1 = 55",
         ],
+        "mental": ["66 - 11 = 55"],
     }
 
 

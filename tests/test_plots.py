@@ -19,6 +19,7 @@ from matplotlib.text import Text
 from reft_lib import bars, diagrams, lens, pages, plots, style
 from reft_lib.data import Example
 from reft_lib.errors import UserError
+from reft_lib.results import table
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS, WARMUP = 3, 2
@@ -371,3 +372,12 @@ def test_the_readmes_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "SFT 41.0%, ReFT 51.0%, difference +10.0" in capsys.readouterr().out
     assert (out / "result.svg").read_bytes().startswith(b"<?xml")
     assert (out / "result.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_readme_tells_what_the_recorded_runs_hold() -> None:
+    tool, readme = readme_tool(), (ROOT / "README.md").read_text("utf-8")
+    alt = style.describe(bars.results_bars(table(ROOT / "data" / "runs" / "nano")))
+    assert tool.describe_in(readme, alt) == readme, "python tools/figures.py writes it"
+    assert tool.describe_in(readme, "other") != readme
+    with pytest.raises(UserError, match="0 times"):
+        tool.describe_in("no picture", alt)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from reft_lib import kinds, problems
 from reft_lib.data import PROBLEMS
 from reft_lib.errors import UserError
-from reft_lib.kinds import DISTRACTORS, TASK_NAMES, WEB_NAMES, Kind
+from reft_lib.kinds import DISTRACTORS, NAMES, Kind
 from reft_lib.paths import nodes, paths, value
 from reft_lib.problems import DISTRACTOR_SHARE, SPLITS, Story, make_problem, write_row
 from reft_lib.prompts import program
@@ -92,8 +92,7 @@ def test_any_problem_has_its_steps_and_every_path_leads_to_its_answer(seed, n_st
     assert row["answer"] == str(value(problem.tree))
     check_paths_in_words(row)
     check_programs([row])
-    names = TASK_NAMES if style == "task" else WEB_NAMES
-    met = [word for word in re.findall(r"[A-Z]\w+", row["question"]) if word in names]
+    met = [word for word in re.findall(r"[A-Z]\w+", row["question"]) if word in NAMES]
     assert met, "somebody has the things"
 
 
@@ -103,7 +102,7 @@ def test_the_persons_of_a_story_are_three_different_ones(seed, style):
     words = Story(random.Random(seed), style).words
     persons = {words["P"], words["F"], words["G"]}
     assert len(persons) == 3
-    assert persons <= set(TASK_NAMES if style == "task" else WEB_NAMES)
+    assert persons <= set(NAMES)
 
 
 def test_the_same_seed_makes_the_same_problem():
@@ -166,7 +165,7 @@ def test_the_annotated_path_is_drawn_evenly(splits):
         for path in row["paths"]:
             mean[path["name"]] += 1 / k
             variance[path["name"]] += (1 / k) * (1 - 1 / k)
-    assert set(drawn) == {"steps", "whole", "fused", "regrouped", "split"}
+    assert set(drawn) == {"steps", "whole", "fused", "regrouped", "split", "mental"}
     for name in drawn:
         assert abs(drawn[name] - mean[name]) < 3.5 * variance[name] ** 0.5, name
 
@@ -192,7 +191,7 @@ def test_no_sentence_names_a_person_twice(rows):
     for row in rows:
         persons = []
         for sentence in re.split(r"(?<=[.?]) ", row["question"]):
-            named = [word for word in re.findall(r"\w+", sentence) if word in TASK_NAMES]
+            named = [word for word in re.findall(r"\w+", sentence) if word in NAMES]
             assert len(set(named)) == len(named), row["question"]
             persons += named
         assert 1 <= len(set(persons)) <= 3, row["question"]

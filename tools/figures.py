@@ -2,13 +2,15 @@
 
     python tools/figures.py            data/runs/nano -> book/images/result.svg and result.png
 
-Prints the picture's alternative text, which belongs beside it in the README.
+Prints the picture's alternative text and writes it into the README, beside the picture.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +28,15 @@ def draw(runs: Path, out: Path) -> str:
     return style.describe(fig)
 
 
+def describe_in(readme: str, alt: str) -> str:
+    """Return the README's text with another alternative text for its picture."""
+    wrapped = textwrap.fill(f"![{alt}](book/images/result.png)", 110, break_on_hyphens=False)
+    text, found = re.subn(r"!\[[^\]]*\]\(book/images/result\.png\)", lambda _: wrapped, readme)
+    if found != 1:
+        raise UserError(f"README.md shows book/images/result.png {found} times; it must do so once")
+    return text
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; 2 means bad input, told in one line."""
     summary = (__doc__ or "").splitlines()[0]
@@ -34,7 +45,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "book" / "images")
     options = parser.parse_args(arguments)
     try:
-        print(draw(options.runs, options.out))
+        alt = draw(options.runs, options.out)
+        print(alt)
+        if options.out == ROOT / "book" / "images":
+            readme = ROOT / "README.md"
+            readme.write_text(describe_in(readme.read_text("utf-8"), alt), encoding="utf-8")
     except UserError as error:
         print(f"stop: {error}", file=sys.stderr)
         return 2
