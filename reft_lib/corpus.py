@@ -10,9 +10,10 @@ Four kinds of documents, as a stand-in for what a real base model has read:
   small programs, which show the words and signs that later targets need. LoRA leaves embeddings
   frozen, so a token that never occurred here could not be learnt later.
 
-No question of the task occurs here, and no annotation of several steps. Work sheets hold single
-sums with their words, some of which are also a one-step annotation by chance; tests/test_corpus.py
-measures how many.
+No question of the task occurs here: each solved question has a sentence worded as the task never
+words it. Nor does a target of the task, or an annotation of several steps. Work sheets hold single
+sums with their words, some of which are by chance also a one-line annotation, without its question;
+tests/test_corpus.py measures how many.
 """
 
 from __future__ import annotations

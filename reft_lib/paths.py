@@ -1,9 +1,9 @@
 """Expression trees, and the several valid chains of thought that each of them has.
 
 A problem's meaning is an expression tree. Every *path* is another way to the same answer: one
-operation a step, two operations at once, everything in one line, regrouped, or with each hard
-sum split into easy ones. All are right, which is the situation that ReFT starts from
-(Luong et al. 2024, section 1).
+operation a step, two operations at once, everything in one line, regrouped, with each hard sum
+split into easy ones, or the last operation alone with the others done in the head. All are right,
+which is the situation that ReFT starts from (Luong et al. 2024, section 1).
 """
 
 from __future__ import annotations
