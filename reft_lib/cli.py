@@ -67,7 +67,7 @@ class Table:
 
 @dataclass(frozen=True)
 class PretrainNano:
-    """Make the nano base model again from nothing (about 16 minutes on 2 cores)."""
+    """Make the nano base model again from nothing (about 17 minutes on 2 cores)."""
 
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(
         default_factory=PretrainConfig

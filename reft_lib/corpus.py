@@ -23,7 +23,17 @@ import random
 from collections.abc import Callable, Iterator
 
 from reft_lib.kinds import BOXES, DISTRACTORS, NAMES, OPENINGS, QUESTIONS, STEPS
-from reft_lib.paths import LARGEST, OPS, Node, Tree, expression, paths, value, write_pcot
+from reft_lib.paths import (
+    LARGEST,
+    OPS,
+    Node,
+    Tree,
+    expression,
+    paths,
+    stated,
+    value,
+    write_pcot,
+)
 from reft_lib.problems import Story, make_problem
 
 WRONG_SHARE = 0.15
@@ -113,11 +123,15 @@ def wrong(rng: random.Random, tree: Tree) -> Tree:
 
 
 def _listed(tree: Tree, own: list[Node]) -> str:
-    shown: dict[Node, str] = {}
-    steps = []
-    for node in own:
-        steps.append(f"{expression(node, shown)} = {value(node)}")
-        shown[node] = str(value(node))
+    return _solution(tree, stated(own))
+
+
+def _annotated(tree: Tree, own: list[Node]) -> str:
+    pairs = zip(stated(own), own, strict=True)
+    return _solution(tree, [f"{text} ({node.note})" for text, node in pairs])
+
+
+def _solution(tree: Tree, steps: list[str]) -> str:
     return f"Solution: {'; '.join(steps)}. Result {value(tree)}"
 
 
@@ -126,15 +140,6 @@ def _spoken(tree: Tree, own: list[Node]) -> str:
     for sign, word in {**SPOKEN, "=": "is"}.items():
         text = text.replace(f" {sign} ", f" {word} ")
     return text.replace("Solution: ", "A: ").replace(". Result ", ". It is ")
-
-
-def _annotated(tree: Tree, own: list[Node]) -> str:
-    shown: dict[Node, str] = {}
-    steps = []
-    for node in own:
-        steps.append(f"{expression(node, shown)} = {value(node)} ({node.note})")
-        shown[node] = str(value(node))
-    return f"Solution: {'; '.join(steps)}. Result {value(tree)}"
 
 
 def _script(tree: Tree, own: list[Node]) -> str:

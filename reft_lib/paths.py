@@ -193,14 +193,19 @@ def expression(node: Tree, shown: dict[Node, str], parent: str = "", right: bool
     return f"({text})" if weak or (right and parent == "/") else text
 
 
+def stated(own: list[Node]) -> list[str]:
+    """Return ``formula = value`` for every node in ``own``; later ones use earlier values."""
+    shown: dict[Node, str] = {}
+    texts = []
+    for node in own:
+        texts.append(f"{expression(node, shown)} = {value(node)}")
+        shown[node] = str(value(node))
+    return texts
+
+
 def write_ncot(tree: Tree, own: list[Node]) -> str:
     """Write a path in words: one short sentence with an equation for every node in ``own``."""
-    shown: dict[Node, str] = {}
-    sentences = []
-    for node in own:
-        sentences.append(f"{expression(node, shown)} = {value(node)} {node.note}.")
-        shown[node] = str(value(node))
-    return " ".join(sentences)
+    return " ".join(f"{text} {node.note}." for text, node in zip(stated(own), own, strict=True))
 
 
 def write_pcot(tree: Tree, own: list[Node]) -> str:
