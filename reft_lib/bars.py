@@ -16,7 +16,7 @@ from reft_lib import stats
 from reft_lib.errors import UserError
 from reft_lib.plots import panels, pick, share_top
 from reft_lib.results import METHODS
-from reft_lib.style import COLOURS, FORMATS, HATCHES, LABELS, finish, minus, need, style
+from reft_lib.style import COLOURS, FORMATS, HATCHES, LABELS, finish, need, signed, style
 
 
 @style()
@@ -79,7 +79,7 @@ def _pair(ax: Axes, x: float, here: Any, group: str) -> str:
         tops.append(value + (half if math.isfinite(half) else 0))
         said.append(f"{LABELS[method]} {value:.1f}%")
     gain, half = here.loc["reft - sft", group], here.loc["reft - sft", f"{group}_pm"]
-    text = minus(f"{gain:+.1f}")
+    text = signed(gain)
     pm = f"±{half:.1f}" if math.isfinite(half) else ""
     ax.annotate(
         f"{text}\n{pm}".strip(),

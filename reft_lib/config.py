@@ -209,9 +209,9 @@ PRESETS: dict[str, RunConfig] = {
         n_train=640,
         n_validation=200,
         n_voted=200,
-        n_hard=150,
+        n_hard=100,
         warmup_epochs=3,
-        sft=SftConfig(epochs=8, lr=2e-3),
+        sft=SftConfig(epochs=12, lr=2e-3),
         ppo=PpoConfig(
             steps=35,
             batch_size=128,

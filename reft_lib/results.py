@@ -11,6 +11,13 @@ from reft_lib.errors import UserError
 METHODS = ("sft", "reft")
 
 
+def finished(out: Path) -> dict[str, dict[str, Any]]:
+    """Return the cards of the finished comparisons in a folder, by the runs' names."""
+    folders = [path.parent for path in sorted(out.glob(f"*/{runlog.CARD}"))]
+    cards = {folder.name: runlog.read_card(folder) for folder in folders}
+    return {n: c for n, c in cards.items() if c.get("ended") and c.get("method") == "compare"}
+
+
 def table(out: Path) -> Any:
     """Summarise the finished units of a folder.
 
@@ -24,8 +31,7 @@ def table(out: Path) -> Any:
     """
     import pandas as pd
 
-    cards = [runlog.read_card(path.parent) for path in sorted(out.glob(f"*/{runlog.CARD}"))]
-    cards = [card for card in cards if card.get("ended") and card.get("method") == "compare"]
+    cards = list(finished(out).values())
     if not cards:
         raise UserError(f"{out}: no finished runs; make them with python -m reft_lib compare")
     rows = []

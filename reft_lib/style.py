@@ -183,3 +183,9 @@ def names(values: Iterable[Any]) -> str:
 def minus(text: str) -> str:
     """Write negative numbers with a minus sign, which is as wide as a plus."""
     return text.replace("-", "−")
+
+
+def signed(x: float, digits: int = 1) -> str:
+    """Write a difference with its sign; one that rounds to zero has none."""
+    text = f"{x:+.{digits}f}"
+    return minus(text) if text.strip("+-0.") else text[1:]

@@ -381,3 +381,18 @@ def test_the_readme_tells_what_the_recorded_runs_hold() -> None:
     assert tool.describe_in(readme, "other") != readme
     with pytest.raises(UserError, match="0 times"):
         tool.describe_in("no picture", alt)
+
+
+@pytest.mark.parametrize(
+    ("x", "digits", "text"),
+    [
+        (10.66, 1, "+10.7"),
+        (-0.5, 1, "−0.5"),
+        (0.04, 1, "0.0"),
+        (-0.04, 1, "0.0"),
+        (-0.04, 2, "−0.04"),
+        (100.0, 0, "+100"),
+    ],
+)
+def test_a_difference_carries_its_sign_unless_it_rounds_to_zero(x, digits, text):
+    assert style.signed(x, digits) == text
