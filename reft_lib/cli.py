@@ -13,7 +13,7 @@ import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -49,6 +49,45 @@ class Compare:
                 raise UserError(f"--{option} is not for compare; use --preset, --formats, --seeds")
         frame = compare(self.config, self.seeds, self.formats, self.out, self.jobs, self.adapters)
         print(as_text(frame))
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Run one preset with one seed on this machine, in as many calls as it takes."""
+
+    config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+    preset: str = "nano"
+    """Named configuration to start from; the other options change it."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto takes the GPU where there is one."""
+    minutes: float | None = None
+    """Stop before this much time has passed, with the state saved; default: run to the end."""
+    resume: bool = False
+    """Go on with the unfinished run in the folder."""
+    out: Path | None = None
+    """Folder of the run logs; default data/runs/PRESET."""
+    adapters: Path | None = None
+    """Also save the best adapters here, in peft's format."""
+    trackers: tuple[str, ...] = ()
+    """Also send metrics to these: tensorboard, wandb, trackio, or another of accelerate's."""
+
+    def run(self) -> None:
+        """Run, or go on."""
+        from reft_lib.reproduce import reproduce
+
+        if self.config.name != preset(self.preset).name:
+            raise UserError("--name is not for reproduce; use --preset and --out")
+        if self.minutes is not None and not self.minutes > 0:
+            raise UserError(f"--minutes is {self.minutes}; it must be a number above 0")
+        reproduce(
+            self.config,
+            self.out,
+            self.device,
+            self.minutes,
+            self.resume,
+            self.adapters,
+            self.trackers,
+        )
 
 
 @dataclass(frozen=True)
@@ -99,13 +138,14 @@ class MakeProblems:
 
 COMMANDS: dict[str, Any] = {
     "compare": Compare,
+    "reproduce": Reproduce,
     "table": Table,
     "pretrain-nano": PretrainNano,
     "make-problems": MakeProblems,
 }
 
 
-def parse(args: list[str]) -> Compare | Table | PretrainNano | MakeProblems:
+def parse(args: list[str]) -> Any:
     """Return the command that the arguments describe.
 
     Raises
@@ -122,11 +162,11 @@ def parse(args: list[str]) -> Compare | Table | PretrainNano | MakeProblems:
     if name not in COMMANDS:
         raise UserError(f"unknown command {name!r}; there are: {', '.join(COMMANDS)}")
     default: Any = tyro.MISSING_NONPROP
-    if name == "compare":
+    if name in ("compare", "reproduce"):
         finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         finder.add_argument("--preset", nargs="?", default="nano", const="nano")
         chosen = finder.parse_known_args(rest)[0].preset
-        default = Compare(config=preset(chosen), preset=chosen)
+        default = COMMANDS[name](config=preset(chosen), preset=chosen)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -181,6 +221,6 @@ def main(args: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; finished units are kept", file=sys.stderr)
+        print("stopped; what was saved is kept", file=sys.stderr)
         return 130
     return 0

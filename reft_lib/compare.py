@@ -1,7 +1,7 @@
 """ReFT against SFT: same base model, same questions, same tests, several seeds, one table.
 
 A *unit* is one seed in one format (:mod:`reft_lib.unit`). A finished unit is never computed again;
-an unfinished one is begun anew.
+an unfinished one goes on from where its state was last saved.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import torch
 from tqdm import tqdm
 
 from reft_lib import runlog
-from reft_lib.config import Format, RunConfig, to_dict
+from reft_lib.config import Format, RunConfig
 from reft_lib.errors import UserError
-from reft_lib.results import METHODS, table
+from reft_lib.results import table
 from reft_lib.unit import run_unit
 
 RUNS = Path(__file__).resolve().parents[1] / "data" / "runs"
@@ -110,7 +110,7 @@ def finished(config: RunConfig, folder: Path) -> bool:
     card = runlog.read_card(folder)
     if not card.get("ended"):
         return False
-    if card["config"] != runlog.jsonable(to_dict(config)):
+    if not runlog.same_config(card["config"], config):
         raise UserError(
             f"{folder}: holds a finished run of another configuration; choose another --out"
         )
@@ -122,6 +122,6 @@ def report(folder: Path, summary: dict[str, Any]) -> None:
     parts = [
         f"{method} top-1 {100 * summary[method]['test_top1']:.1f}% "
         f"({summary[method]['minutes']:.1f} min)"
-        for method in METHODS
+        for method in summary
     ]
     tqdm.write(f"{folder.name}: " + ", ".join(parts))

@@ -1,18 +1,28 @@
 """The data sets by name.
 
 :func:`load` gives the examples of one split of a named data set; :func:`load_with_report` also
-tells how many rows were read, which share of their annotations is kept, and the hashes of the
-files. An annotation is kept only if it leads to the row's own answer: a program must run to it, a
-chain of thought in words must state it after the trigger.
+tells how many rows were read and left out, which share of their annotations is kept, and the
+hashes of the files. An annotation is kept only if it leads to the row's own answer: a program must
+run to it, and each loader says what it asks of a chain of thought in words.
 
-Data sets: ``embedded`` (the problems shipped in ``data/problems``) and ``svamp`` (SVAMP with the
-annotations of the ReFT authors, from a folder that REFT_DATA_DIR names). Another one is one more
-entry of ``SOURCES``.
+==================  =================================================  ========================
+name                what                                               module
+==================  =================================================  ========================
+``embedded``        problems shipped in ``data/problems``              this one
+``svamp``           SVAMP, annotated by the ReFT authors               :mod:`reft_lib.svamp`
+``gsm8k``           GSM8K                                              :mod:`reft_lib.gsm8k`
+``mathqa-numeric``  MathQA, the answer a number                        :mod:`reft_lib.mathqa`
+``mathqa-choice``   MathQA, the answer a letter                        :mod:`reft_lib.mathqa`
+``gsm-symbolic``    GSM8K's stories with other numbers                 :mod:`reft_lib.gsm_symbolic`
+==================  =================================================  ========================
+
+Where the files come from is the business of :mod:`reft_lib.fetch`. A data set without validation
+split has it cut from train (:func:`split_validation`), question by question. No training question
+is in the test. Another data set is one more entry of ``SOURCES``.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,12 +35,15 @@ from reft_lib.examples import (
     check_unique,
     fingerprint,
     gold_answer,
-    read_text,
+    jsonl_rows,
     split_validation,
     subset,
     text_field,
     with_cot,
 )
+from reft_lib.gsm8k import load_gsm8k
+from reft_lib.gsm_symbolic import load_gsm_symbolic
+from reft_lib.mathqa import load_mathqa_choice, load_mathqa_numeric
 from reft_lib.svamp import load_svamp
 
 __all__ = [
@@ -76,16 +89,9 @@ def _load_embedded(split: str, folder: Path | None) -> tuple[list[Example], Repo
     path = (folder or PROBLEMS) / f"{split}.jsonl"
     if not path.is_file():
         raise UserError(f"{path} is missing; reft_lib.problems.write_splits makes it")
-    report: Report = {}
-    examples = []
-    # not splitlines: other line separators are legal inside a JSON string
-    for number, line in enumerate(read_text(path, report).rstrip().split("\n"), start=1):
-        where = f"{path} line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{where}: not JSON ({error}); each line must be one row") from error
-        examples.append(_embedded_example(row, where))
+    report = Report()
+    examples = [_embedded_example(row, where) for where, row in jsonl_rows(path, report)]
+    report["read"] = len(examples)
     check_unique(examples, path)
     add_shares(report, examples, {"ncot": len(examples), "pcot": len(examples)})
     return examples, report
@@ -95,8 +101,12 @@ Loader = Callable[[str, Path | None], tuple[list[Example], Report]]
 SOURCES: dict[str, tuple[tuple[str, ...], Loader]] = {
     "embedded": (("train", "validation", "test", "hard"), _load_embedded),
     "svamp": (("train", "test"), load_svamp),
+    "gsm8k": (("train", "test"), load_gsm8k),
+    "mathqa-numeric": (("train", "test"), load_mathqa_numeric),
+    "mathqa-choice": (("train", "test"), load_mathqa_choice),
+    "gsm-symbolic": (("train", "validation", "test"), load_gsm_symbolic),
 }
-"""Data set name to (its splits, its loader). Validation of SVAMP is cut from train."""
+"""Data set name to (its splits, its loader)."""
 
 
 def load_with_report(
@@ -111,7 +121,7 @@ def load_with_report(
     split : str
         One of its splits.
     folder : path, optional
-        Where the files lie, if not in the default place.
+        Where the files lie, if not in the default place (see :mod:`reft_lib.fetch`).
 
     Raises
     ------

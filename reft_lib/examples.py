@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import re
+import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from reft_lib.answers import PROGRAM_SEED, canonical, equal
 from reft_lib.config import Format
 from reft_lib.errors import UserError
+from reft_lib.fetch import difference, locate
 from reft_lib.sandbox import run_programs
 
 
@@ -33,7 +35,8 @@ class Example:
     pcot: str | None = None
     """Body of ``solution()``: the text after ``def solution():``, without docstring."""
     meta: dict[str, Any] = field(default_factory=dict)
-    """Embedded problems: kinds, n_steps, path (name of the annotated one), paths (all)."""
+    """Embedded problems: kinds, n_steps, path (name of the annotated one), paths (all).
+    MathQA with choices: problem (the question without them), options (letter to text), value."""
 
     def cot(self, fmt: Format) -> str:
         """Return the annotation in a format; raise :class:`UserError` if there is none."""
@@ -44,21 +47,31 @@ class Example:
 
 
 Report = dict[str, Any]
-"""rows: rows read; ncot, pcot: annotations kept; ncot_share, pcot_share: of those given;
-files: file name to SHA-256 of its content."""
+"""What a loader tells of its work, as JSON can hold it:
+
+- ``rows``: examples returned; ``read``: rows of the split's files; ``left_out``: why to how many
+  of them, for those that are no examples; ``repaired``: the same for answers set right;
+- ``ncot``, ``pcot``: annotations kept; ``ncot_share``, ``pcot_share``: of those given; ``dropped``:
+  format to why to how many, for the others;
+- ``files``: file name to SHA-256 of its content; ``places``: file name to where it was found
+  (``folder``, ``cache`` or ``hub``); ``warnings``: a line for each file that is not the known one.
+"""
 
 
-def data_folder(folder: Path | None = None) -> Path:
-    """Return the folder of downloaded data sets: the one given, or what REFT_DATA_DIR names."""
-    named = folder or os.environ.get("REFT_DATA_DIR")
-    if not named:
-        raise UserError(
-            "no folder of data sets: set REFT_DATA_DIR to the one that holds svamp_nl.json,"
-            " svamp_python_sdp.json and svamp_test_set.json"
-        )
-    if not Path(named).is_dir():
-        raise UserError(f"REFT_DATA_DIR is {str(named)!r}; it must be a folder that exists")
-    return Path(named)
+def find_file(names: Sequence[str], folder: Path | None, report: Report) -> Path:
+    """Return the path of the best of some files (:func:`reft_lib.fetch.locate`), noting where."""
+    path, place = locate(names, folder)
+    report.setdefault("places", {})[path.name] = place
+    return path
+
+
+def count(report: Report, key: str, *why: str, n: int = 1) -> None:
+    """Add ``n`` to one of the report's counts, such as ``left_out``, unless it is nothing."""
+    if n:
+        counts = report.setdefault(key, {})
+        for part in why[:-1]:
+            counts = counts.setdefault(part, {})
+        counts[why[-1]] = counts.get(why[-1], 0) + n
 
 
 def read_text(path: Path, report: Report) -> str:
@@ -110,16 +123,61 @@ def add_shares(report: Report, examples: Sequence[Example], given: dict[str, int
         report[f"{fmt}_share"] = kept / given[fmt] if given.get(fmt) else None
 
 
-def json_rows(path: Path, report: Report) -> Iterator[tuple[str, Any]]:
-    """Yield (where, row) for each row of a JSON file that holds one list."""
-    try:
-        rows = json.loads(read_text(path, report))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} line {error.lineno}: not JSON ({error.msg})") from error
-    if not isinstance(rows, list) or not rows:
+def _check_known(path: Path, rows: list[Any], report: Report) -> None:
+    """Warn, once a call, if a file that this library knows is not as it was."""
+    if line := difference(path.name, len(rows), report["files"][path.name]):
+        report.setdefault("warnings", []).append(line)
+        warnings.warn(line, stacklevel=2)
+
+
+def jsonl_rows(path: Path, report: Report) -> list[tuple[str, Any]]:
+    """Return (where, row) for each row of a file with one JSON object to a line."""
+    found = []
+    # not splitlines: other line separators are legal inside a JSON string
+    for number, line in enumerate(read_text(path, report).rstrip().split("\n"), start=1):
+        where = f"{path} line {number}"
+        try:
+            found.append((where, json.loads(line)))
+        except ValueError as error:
+            raise UserError(f"{where}: not JSON ({error}); each line must be one row") from error
+    _check_known(path, found, report)
+    return found
+
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+
+
+def json_rows(path: Path, report: Report) -> list[tuple[str, Any]]:
+    """Return (where, row) for each row of a JSON file that holds one list.
+
+    Rows are read one by one, so that a fault can be told by row and line.
+    """
+    text = read_text(path, report)
+
+    def skip(at: int) -> int:
+        match = _SPACE.match(text, at)
+        return match.end() if match else at
+
+    found: list[tuple[str, Any]] = []
+    decoder, line, counted = json.JSONDecoder(), 1, 0
+    at = skip(0)
+    if text[at : at + 1] != "[" or text[skip(at + 1) :].startswith("]"):
         raise UserError(f"{path}: it must hold one JSON list of rows")
-    for number, row in enumerate(rows, start=1):
-        yield f"{path} row {number}", row
+    while text[at : at + 1] in ("[", ","):
+        at = skip(at + 1)
+        line, counted = line + text.count("\n", counted, at), at
+        where = f"{path} row {len(found) + 1} (line {line})"
+        try:
+            row, at = decoder.raw_decode(text, at)
+        except json.JSONDecodeError as error:
+            fault = f"not JSON at line {error.lineno} ({error.msg})"
+            raise UserError(f"{where}: {fault}; the row must be one object") from error
+        found.append((where, row))
+        at = skip(at)
+    if text[at:].strip() != "]":
+        raise UserError(f"{where}: it must be followed by ',' and a row, or by ']' and the end")
+    _check_known(path, found, report)
+    return found
 
 
 def programs_that_run(bodies: Sequence[str | None], answers: Sequence[str]) -> list[str | None]:
@@ -131,6 +189,29 @@ def programs_that_run(bodies: Sequence[str | None], answers: Sequence[str]) -> l
     ]
 
 
+def question_key(question: str) -> str:
+    """Return what two questions share if they are the same to a reader: their words and numbers.
+
+    Case, spacing and punctuation do not count. Used where a question must not be on both sides.
+    """
+    return " ".join(re.findall(r"[^\W_]+", question.lower()))
+
+
+def problem_of(example: Example) -> str:
+    """Return an example's question, without the options that may be listed below it."""
+    return example.meta.get("problem", example.question)
+
+
+def without_seen(
+    rows: Sequence[Example], questions: Collection[str], report: Report
+) -> list[Example]:
+    """Return training rows without those whose question is also a question of the test."""
+    seen = {question_key(question) for question in questions}
+    kept = [e for e in rows if question_key(problem_of(e)) not in seen]
+    count(report, "left_out", "the question is in the test too", n=len(rows) - len(kept))
+    return kept
+
+
 def with_cot(examples: Sequence[Example], fmt: Format) -> list[Example]:
     """Return the examples that have an annotation in a format."""
     return [e for e in examples if (e.ncot if fmt == "ncot" else e.pcot) is not None]
@@ -140,12 +221,13 @@ def _shuffled_groups(examples: Sequence[Example], seed: int) -> list[list[int]]:
     """Return positions grouped by question, the groups in an order that only the seed decides."""
     groups: dict[str, list[int]] = defaultdict(list)
     for position, example in enumerate(examples):
-        groups[" ".join(example.question.lower().split())].append(position)
+        groups[question_key(problem_of(example))].append(position)
 
-    def rank(question: str) -> str:
-        return hashlib.sha256(f"{seed}\n{question}".encode()).hexdigest()
+    def rank(group: list[int]) -> str:
+        spelt = min(" ".join(examples[i].question.lower().split()) for i in group)
+        return hashlib.sha256(f"{seed}\n{spelt}".encode()).hexdigest()
 
-    return [groups[question] for question in sorted(groups, key=rank)]
+    return sorted(groups.values(), key=rank)
 
 
 def subset(examples: Sequence[Example], n: int, seed: int = 0) -> list[Example]:
@@ -168,6 +250,7 @@ def split_validation(
     """Cut a validation split from training examples; equal questions stay on one side.
 
     Whether a question is drawn depends on its text and the seed, not on the order of the rows.
+    Questions with one row are drawn first, so that validation asks as many as it has rows.
 
     Parameters
     ----------
@@ -191,7 +274,7 @@ def split_validation(
     if not 0 <= n < max(1, len(examples)):
         raise UserError(f"validation of {n} rows: it must be from 0 to {len(examples) - 1}")
     taken: set[int] = set()
-    for group in _shuffled_groups(examples, seed):
+    for group in sorted(_shuffled_groups(examples, seed), key=lambda group: len(group) > 1):
         if len(taken) + len(group) <= n:
             taken.update(group)
     if len(taken) < n:

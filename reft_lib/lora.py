@@ -6,7 +6,8 @@ A linear layer's weight W stays as it is; the adapter adds a product of two thin
 
 This gives reinforcement learning its reference policy for free. After the warm-up its adapter is
 merged into W and a new one is put on top; the network with that one switched off *is* the
-warm-up policy, to the bit, and no second copy is held in memory (:func:`reference`).
+warm-up policy, to the bit, and no second copy is held in memory (:func:`reference`). Where weights
+are bfloat16, a copy of the small adapter is kept instead (:func:`keep_reference`).
 
 peft sets ``requires_grad`` to false on adapters that it switches off. PyTorch then drops their
 share of a gradient that is still to come, without a word, if the forward pass that it belongs to
@@ -16,11 +17,9 @@ ran before the switch. All functions here therefore leave those flags as they fo
 from __future__ import annotations
 
 import copy
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,10 +28,8 @@ from torch import nn
 from reft_lib.config import LoraSettings
 from reft_lib.errors import NumericalError, UserError
 
-WEIGHTS_FILE = "adapter_model.safetensors"
-"""The adapter's matrices, in peft's format."""
-CONFIG_FILE = "adapter_config.json"
-"""The adapter's rank, scale and target layers, in peft's format."""
+REFERENCE = "reference"
+"""Name of the frozen copy that :func:`keep_reference` makes."""
 
 
 def add_adapter(model: Any, settings: LoraSettings, seed: int = 0, name: str = "default") -> Any:
@@ -78,10 +75,10 @@ def add_adapter(model: Any, settings: LoraSettings, seed: int = 0, name: str = "
     if second and name in model.peft_config:
         raise UserError(f"an adapter named {name!r} is there already; choose another name")
     try:
-        with _seeded(seed):
+        with seeded(seed):
             if not second:
                 return get_peft_model(model, config, adapter_name=name)
-            with _flags_kept(model):
+            with flags_kept(model):
                 model.add_adapter(name, config)
         if not adapter_parameters(model, name):  # older peft lets a second one pass
             raise ValueError("no layer matches")
@@ -106,28 +103,59 @@ def active(model: Any, name: str) -> Iterator[Any]:
         The other adapter, for instance ``"value"``.
     """
     before = model.active_adapter
-    with _flags_kept(model):
+    with flags_kept(model):
         model.set_adapter(name)
     try:
         yield model
     finally:
-        with _flags_kept(model):
+        with flags_kept(model):
             model.set_adapter(before)
 
 
 @contextmanager
 def reference(model: Any) -> Iterator[Any]:
-    """Run with all adapters off: the network as it was before the active adapter was added.
+    """Run as the reference policy: with all adapters off, or with the copy that was kept.
 
     This does not stop gradients from being recorded; wrap the pass in ``torch.no_grad()`` too.
     """
-    with _flags_kept(model):
+    if REFERENCE in model.peft_config:
+        with active(model, REFERENCE):
+            yield model
+        return
+    with flags_kept(model):
         model.base_model.disable_adapter_layers()
     try:
         yield model
     finally:
-        with _flags_kept(model):
+        with flags_kept(model):
             model.base_model.enable_adapter_layers()
+
+
+def keep_reference(model: Any) -> Any:
+    """Keep a frozen copy of the active adapter as the reference, and train on from there.
+
+    This takes the place of :func:`merge` where the weights are bfloat16: with 8 bits for each
+    weight, a sum with a small update rounds much of the update away, and the merged network is
+    no longer the policy that was warmed up.
+
+    Parameters
+    ----------
+    model : peft.PeftModel
+        Gets one more adapter, named ``REFERENCE``; the active one stays active and trainable.
+
+    Returns
+    -------
+    peft.PeftModel
+    """
+    name = model.active_adapter
+    with seeded(0), flags_kept(model):
+        model.add_adapter(REFERENCE, copy.copy(model.peft_config[name]))
+    pairs = zip(adapter_parameters(model, name), adapter_parameters(model, REFERENCE), strict=True)
+    with torch.no_grad():
+        for mine, kept in pairs:
+            kept.copy_(mine)
+            kept.requires_grad_(False)
+    return model
 
 
 def merge(model: Any) -> Any:
@@ -176,102 +204,8 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
     return sum(parameter.numel() for parameter in trainable_parameters(model)), total
 
 
-def save_adapter(model: Any, folder: str | Path, name: str = "default") -> Path:
-    """Write an adapter in peft's standard format, which other tools read too.
-
-    The folder is made if absent, gets ``CONFIG_FILE`` and ``WEIGHTS_FILE``, and is returned.
-
-    Raises
-    ------
-    UserError
-        If the folder cannot be written.
-    """
-    from peft import get_peft_model_state_dict
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    folder = Path(folder)
-    # "auto" would ask the hub whether the vocabulary has grown; adapters never touch embeddings.
-    state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    state = {key: value.detach().cpu().contiguous() for key, value in sorted(state.items())}
-    config = copy.copy(model.peft_config[name])
-    config.inference_mode = True  # by convention: whoever loads it does not train it
-    if not isinstance(config.target_modules, str):
-        # A set's order differs between processes; files of equal adapters should be equal.
-        config.target_modules = sorted(config.target_modules)
-    unfinished = folder / (WEIGHTS_FILE + ".part")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        config.save_pretrained(str(folder))
-        save_file(state, unfinished, metadata={"format": "pt"})
-        os.replace(unfinished, folder / WEIGHTS_FILE)
-    except (OSError, SafetensorError) as err:
-        raise UserError(
-            f"{folder}: the adapter cannot be written there ({err}); give a writable folder"
-        ) from err
-    return folder
-
-
-def load_adapter(
-    model: Any, folder: str | Path, name: str = "default", trainable: bool = True
-) -> Any:
-    """Put a saved adapter on the model that it was trained for.
-
-    Parameters
-    ----------
-    model : transformers.PreTrainedModel or peft.PeftModel
-    folder : str or Path
-        Holds ``CONFIG_FILE`` and ``WEIGHTS_FILE``.
-    name : str
-        What the adapter is to be called in the model; the active one stays the same.
-    trainable : bool
-        Whether training may go on.
-
-    Returns
-    -------
-    peft.PeftModel
-
-    Raises
-    ------
-    UserError
-        If the folder holds no adapter, or one for a model of another shape.
-    """
-    from peft import PeftModel, get_peft_model_state_dict
-    from safetensors import safe_open
-
-    folder = Path(folder)
-    for file in (CONFIG_FILE, WEIGHTS_FILE):
-        if not (folder / file).is_file():
-            raise UserError(f"{folder}: no {file} in it; an adapter's folder holds both files")
-    is_peft = isinstance(model, PeftModel)
-    if is_peft and name in model.peft_config:
-        raise UserError(f"an adapter named {name!r} is there already; choose another name")
-    options: dict[str, Any] = {"adapter_name": name, "is_trainable": trainable}
-    try:
-        with _seeded(0):  # peft draws matrices at random before it reads the true ones
-            if is_peft:
-                with _flags_kept(model):
-                    model.load_adapter(str(folder), **options)
-            else:
-                model = PeftModel.from_pretrained(model, str(folder), **options)
-        with safe_open(folder / WEIGHTS_FILE, framework="pt") as opened:
-            saved = set(opened.keys())
-        have = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-        if set(have) != saved:  # peft only warns
-            raise ValueError(f"{len(saved)} matrices in the file, {len(have)} in the model")
-    except Exception as err:  # peft, torch and safetensors raise many kinds
-        reason = (str(err).splitlines() or [""])[0][:200]
-        raise UserError(
-            f"{folder}: this adapter does not fit the model ({reason}); "
-            "load the model that it was trained for"
-        ) from err
-    for parameter in adapter_parameters(model, name):
-        parameter.requires_grad_(trainable)
-    return model
-
-
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Draw from a seed of one's own, and put the global random state back afterwards.
 
     It also silences the warnings of peft and transformers about each other's old names.
@@ -285,7 +219,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _flags_kept(model: nn.Module) -> Iterator[None]:
+def flags_kept(model: nn.Module) -> Iterator[None]:
     """Put every parameter's ``requires_grad`` back as it was, whatever peft makes of it."""
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:

@@ -172,7 +172,7 @@ def _check_folder(folder: Path) -> None:
     if (folder / "adapter_config.json").is_file():
         raise UserError(
             f"{folder}: this is an adapter, not a model; load its base model, "
-            "then put the adapter on it with reft_lib.lora.load_adapter"
+            "then put the adapter on it with reft_lib.adapter_files.load_adapter"
         )
     raise UserError(
         f"{folder}: no config.json in this folder; a model's folder holds config.json, "

@@ -21,6 +21,7 @@ from reft_lib import advantage, kl, lora, losses, models, rollout
 from reft_lib.config import Format, LoraSettings, PpoConfig, SampleConfig
 from reft_lib.data import Example
 from reft_lib.errors import NumericalError
+from reft_lib.loop import Loop
 from reft_lib.rewards import Graded, RewardFn
 from reft_lib.rollout import Rollout
 from reft_lib.value import ValueHead
@@ -61,6 +62,7 @@ def ppo(
     sampling: SampleConfig,
     seed: int = 0,
     bf16: bool = False,
+    loop: Loop | None = None,
 ) -> Iterator[dict[str, float]]:
     """Train the policy's adapter in place; yields after every rollout batch.
 
@@ -81,6 +83,8 @@ def ppo(
         Seed of question order, sampling, value head.
     bf16 : bool
         Run the matrix products of updates in bfloat16.
+    loop : Loop, optional
+        What :func:`begin` made, perhaps restored: training goes on from its step.
 
     Yields
     ------
@@ -93,18 +97,16 @@ def ppo(
     NumericalError
         If a loss is not finite; the policy keeps its last finite state.
     """
-    head = new_value_head(policy, config, seed)
-    parameters = [p for p in policy.parameters() if p.requires_grad] + list(head.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.0)
-    generator = torch.Generator(policy.device).manual_seed(seed)
-    questions = endless(examples, config.batch_size, random.Random(seed))
+    loop = loop or begin(policy, config, seed)
+    head, optimizer = loop.head, loop.optimizer
+    assert head is not None
     room = models.context_length(policy) - sampling.max_new_tokens
-    for step in range(1, config.steps + 1):
-        started = time.monotonic()
-        batch = next(questions)
+    while loop.step < config.steps:
+        started, loop.step = time.monotonic(), loop.step + 1
+        batch = [examples[i] for i in loop.draw(len(examples), config.batch_size, whole=True)]
         prompt_ids = rollout.encode(tokenizer, batch, fmt, room)
         sampled = rollout.sample(
-            policy, tokenizer, prompt_ids, sampling.max_new_tokens, generator=generator
+            policy, tokenizer, prompt_ids, sampling.max_new_tokens, generator=loop.generator
         )
         graded = reward(sampled.texts, batch)
         with models.autocast(policy.device, bf16):
@@ -112,8 +114,27 @@ def ppo(
             metrics = summarise(experience)
             for _ in range(config.ppo_epochs):
                 for rows in split_rows(sampled, config.minibatches):
-                    stats = update(policy, head, optimizer, experience, rows, config, step)
-        yield {"step": step, **metrics, **stats, "step_seconds": time.monotonic() - started}
+                    stats = update(policy, head, optimizer, experience, rows, config, loop.step)
+        seconds = time.monotonic() - started
+        yield {"step": loop.step, **metrics, **stats, "step_seconds": seconds}
+
+
+def begin(policy: Any, config: PpoConfig, seed: int = 0) -> Loop:
+    """Return the state of a new loop: value head, optimiser, and sources of randomness.
+
+    One optimiser trains the policy's adapter and the value head together.
+    """
+    head = new_value_head(policy, config, seed)
+    return Loop(
+        torch.optim.AdamW(
+            [*lora.trainable_parameters(policy), *head.parameters()],
+            lr=config.lr,
+            weight_decay=0.0,
+        ),
+        random.Random(seed),
+        torch.Generator(policy.device).manual_seed(seed),
+        head,
+    )
 
 
 def new_value_head(policy: Any, config: PpoConfig, seed: int) -> ValueHead:
@@ -126,16 +147,6 @@ def new_value_head(policy: Any, config: PpoConfig, seed: int) -> ValueHead:
         settings = LoraSettings(policy_lora.r, policy_lora.lora_alpha)
         lora.add_adapter(policy, settings, seed, VALUE_ADAPTER)
     return head.to(policy.device)
-
-
-def endless(examples: Sequence[Example], size: int, rng: random.Random) -> Iterator[list[Example]]:
-    """Yield batches of examples for ever: every example once, in a new order, then again."""
-    waiting: list[Example] = []
-    while True:
-        while len(waiting) < size:
-            waiting += rng.sample(list(examples), len(examples))
-        yield waiting[:size]
-        waiting = waiting[size:]
 
 
 @torch.no_grad()

@@ -24,7 +24,8 @@ def table(out: Path) -> Any:
     Returns
     -------
     pandas.DataFrame
-        A row for each format and method, and one for their paired difference. Columns: ``fmt``,
+        For each format a row for each method, then one for each paired difference from the first
+        method, which is SFT. Columns: ``fmt``,
         ``method``, ``seeds``, then for each test and decoding the mean over seeds in percent
         with the half-width of its 95% interval (``test_top1``, ``test_top1_pm``, ...), and
         ``minutes``, the mean wall-clock of the training with its validations.
@@ -38,19 +39,25 @@ def table(out: Path) -> Any:
     for fmt in sorted({card["fmt"] for card in cards}):
         found = [card["summary"] for card in cards if card["fmt"] == fmt]
         names = [n for n in found[0]["sft"] if n.startswith(("test_", "hard_"))]
-        for method in (*METHODS, "reft - sft"):
+        methods = [m for m in found[0] if all(m in one for one in found)]
+        for method in methods:
             row: dict[str, Any] = {"fmt": fmt, "method": method, "seeds": len(found)}
             for name in names:
-                pair = {m: [100 * one[m][name] for one in found] for m in METHODS}
-                if method in METHODS:
-                    interval = stats.mean_interval(pair[method])
-                else:
-                    interval = stats.paired_interval(pair["reft"], pair["sft"])
-                row[name], row[f"{name}_pm"] = interval.mean, (interval.hi - interval.lo) / 2
-            if method in METHODS:
-                row["minutes"] = sum(one[method]["minutes"] for one in found) / len(found)
+                put(row, name, stats.mean_interval([100 * one[method][name] for one in found]))
+            row["minutes"] = sum(one[method]["minutes"] for one in found) / len(found)
+            rows.append(row)
+        for method in methods[1:]:
+            row = {"fmt": fmt, "method": f"{method} - {methods[0]}", "seeds": len(found)}
+            for name in names:
+                mine, base = ([100 * one[m][name] for one in found] for m in (method, methods[0]))
+                put(row, name, stats.paired_interval(mine, base))
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def put(row: dict[str, Any], name: str, interval: stats.Interval) -> None:
+    """Put a mean and the half-width of its interval into a row."""
+    row[name], row[f"{name}_pm"] = interval.mean, (interval.hi - interval.lo) / 2
 
 
 def as_text(frame: Any) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from reft_lib.answers import TOLERANCE, choice, equal, extract_many
+from reft_lib.answers import TOLERANCE, Runner, canonical, choice, equal, options, pick, stated_many
 from reft_lib.config import Format
 from reft_lib.data import Example
 from reft_lib.errors import UserError
@@ -32,14 +32,53 @@ RewardFn = Callable[[Sequence[str], Sequence[Example]], list[Graded]]
 """(responses, their examples) -> one :class:`Graded` each."""
 
 
+def read_answers(
+    responses: Sequence[str],
+    examples: Sequence[Example],
+    fmt: Format,
+    run: Runner | None = None,
+) -> list[str | None]:
+    """Return the answer of each response, read as its question asks for it.
+
+    Where the gold answer is a letter, the question is multiple choice and the answer is a letter,
+    or the number of one of the question's options, which stands for its letter; elsewhere it is a
+    number. Evaluation uses this function too, so that it cannot disagree with the reward.
+
+    Parameters
+    ----------
+    responses : sequence of str
+        Texts as sampled, without prompt and end-of-sequence token.
+    examples : sequence of Example
+        The example of each response, in the same order.
+    fmt : {"ncot", "pcot"}
+    run : callable, optional
+        Runs programs; see :func:`reft_lib.answers.extract_many`.
+
+    Returns
+    -------
+    list of str or None
+        Answers in their one written form; None where there is none of the kind asked for.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many examples as responses.
+    """
+    stated = stated_many(responses, fmt, run)
+    return [
+        canonical(text) if choice(e.answer) is None else pick(text, options(e.question))
+        for text, e in zip(stated, examples, strict=True)
+    ]
+
+
 @dataclass(frozen=True)
 class AnswerReward:
     """Compare the final answer with the gold one (Luong et al. 2024, section 3.2).
 
     A right answer earns 1. A wrong one earns ``partial`` if the gold answer is a number: a
     number was given at least, which helps while right answers are rare. Where the gold answer is a
-    letter a wrong letter earns nothing, since naming any letter is no achievement. An answer of the
-    other kind than the gold one, or none (also "none", ``nan`` and a program that fails), earns 0.
+    letter a wrong letter earns nothing, since naming any letter is no achievement. No answer of the
+    kind asked for (also "none", ``nan`` and a program that fails) earns 0.
 
     Parameters
     ----------
@@ -75,15 +114,13 @@ class AnswerReward:
         ValueError
             If there are not as many examples as responses.
         """
-        letters = any(choice(example.answer) for example in examples)
-        answers = extract_many(responses, self.fmt, letters=letters)
+        answers = read_answers(responses, examples, self.fmt)
         return [self._grade(a, e.answer) for a, e in zip(answers, examples, strict=True)]
 
     def _grade(self, answer: str | None, gold: str) -> Graded:
         """Grade one extracted answer."""
-        by_letter = choice(gold) is not None
-        if answer is None or (choice(answer) is not None) != by_letter:
+        if answer is None:
             return Graded(0.0, None, False)
         if equal(answer, gold, self.tol):
             return Graded(1.0, answer, True)
-        return Graded(0.0 if by_letter else self.partial, answer, False)
+        return Graded(0.0 if choice(gold) else self.partial, answer, False)

@@ -9,38 +9,28 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import itertools
 import json
 import math
 import os
-import platform
-import re
-import shlex
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
-from importlib import metadata
-from itertools import takewhile
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reft_lib.errors import UserError
+from reft_lib.machine import environment, now, portable
 
 if TYPE_CHECKING:
     import pandas as pd
 
 CARD, METRICS = "card.json", "metrics.jsonl"
-PACKAGES = ("torch", "transformers", "peft", "numpy")
-# An absolute path inside a text, at its start or after a space, quote, "=" and the like; never the
-# "//host/page" of an address. The group is the path's last part, which is all that is kept.
-ABSOLUTE_PATH = re.compile(r"(?<![\w./~}])(?:file://)?/(?:[^\s/'\",:]+/)+([^\s/'\",:]*)")
 
 
 class RunLog(AbstractContextManager["RunLog"]):
-    """Writer of one run's folder.
+    """Writer of one run's folder; ``watchers`` are told every line and its number.
 
     Parameters
     ----------
@@ -53,6 +43,9 @@ class RunLog(AbstractContextManager["RunLog"]):
         ``ended``, ``seconds`` and ``summary`` from :meth:`finish`.
     overwrite : bool
         Replace a run that the folder already holds.
+    resume : (int, float), optional
+        Go on with the run that the folder holds: how many of its lines to keep, and the seconds
+        that it took to write them. The card keeps its ``started`` and counts in ``resumed``.
 
     Raises
     ------
@@ -61,16 +54,27 @@ class RunLog(AbstractContextManager["RunLog"]):
     """
 
     def __init__(
-        self, folder: str | Path, card: Mapping[str, Any], overwrite: bool = False
+        self,
+        folder: str | Path,
+        card: Mapping[str, Any],
+        overwrite: bool = False,
+        resume: tuple[int, float] | None = None,
     ) -> None:
         self.folder = Path(folder)
-        self._start = time.monotonic()
+        self.lines, before = resume or (0, 0.0)
+        self.watchers: list[Callable[[int, dict[str, Any]], None]] = []
+        self._start = time.monotonic() - before
         self.card = jsonable({"name": self.folder.resolve().name, **environment(), **card})
         try:
-            if not overwrite and any((self.folder / name).exists() for name in (CARD, METRICS)):
+            if resume is not None:
+                old = read_card(folder)
+                self.card |= {"started": old["started"], "resumed": 1 + old.get("resumed", 0)}
+                _cut_after(self.folder / METRICS, self.lines)
+            elif not overwrite and any((self.folder / name).exists() for name in (CARD, METRICS)):
                 raise UserError(f"{folder}: holds a run already; choose another folder")
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.folder / METRICS, "w", encoding="utf-8")
+            mode = "w" if resume is None else "a"
+            self._file = open(self.folder / METRICS, mode, encoding="utf-8")
             self._write_card()
         except OSError as error:
             reason = f"{folder}: cannot write a run here ({error.strerror})"
@@ -82,10 +86,18 @@ class RunLog(AbstractContextManager["RunLog"]):
         Scalars of torch and NumPy become numbers. NaN and infinity become null, because JSON has
         neither, and a browser would refuse the line.
         """
-        seconds = round(time.monotonic() - self._start, 3)
+        seconds = round(self.seconds, 3)
         line = jsonable({"step": step, "split": split, "seconds": seconds, **metrics}, text=str)
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
+        self.lines += 1
+        for watch in self.watchers:
+            watch(self.lines, line)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that the run has taken so far, without the pauses between its parts."""
+        return time.monotonic() - self._start
 
     def finish(self, **summary: Any) -> None:
         """Close the record: end, duration and ``summary`` go into the card.
@@ -93,8 +105,8 @@ class RunLog(AbstractContextManager["RunLog"]):
         A card whose ``ended`` is null belongs to a run that is still going, or has died.
         """
         self.card |= {
-            "ended": _now(),
-            "seconds": round(time.monotonic() - self._start, 3),
+            "ended": now(),
+            "seconds": round(self.seconds, 3),
             "summary": jsonable(summary),
         }
         self._write_card()
@@ -115,61 +127,6 @@ class RunLog(AbstractContextManager["RunLog"]):
         os.replace(partial, self.folder / CARD)
 
 
-def environment() -> dict[str, Any]:
-    """Describe what, besides the configuration, a result may depend on."""
-    return {
-        "started": _now(),
-        "ended": None,
-        "command": shlex.join(map(portable, sys.argv)),
-        "git": git_state(Path(__file__).parent),
-        "versions": {"python": platform.python_version()}
-        | {package: metadata.version(package) for package in PACKAGES},
-        "device": device(),
-    }
-
-
-def device() -> dict[str, Any]:
-    """Name the processor, its threads, and the GPU if there is one."""
-    import torch
-
-    return {
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_model(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
-
-
-def git_state(folder: Path) -> dict[str, Any]:
-    """Revision of the repository that tracks ``folder``, and whether ``folder`` differs from it.
-
-    Both are None without git, a commit, or a tracked file (an installed copy, for example). Only
-    ``folder`` counts for ``dirty``, so the records that a run writes do not mark the next one.
-    """
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=20
-        ).stdout.strip()
-
-    try:
-        if git("ls-files", "--", "."):
-            revision = git("rev-parse", "HEAD")
-            return {"revision": revision, "dirty": bool(git("status", "--porcelain", "--", "."))}
-    except (OSError, subprocess.SubprocessError):
-        pass
-    return {"revision": None, "dirty": None}
-
-
-def portable(text: str) -> str:
-    """Cut every absolute path in ``text`` down to its last part; relative ones stay."""
-    if os.path.isabs(text) and "\n" not in text:
-        return PurePath(text).name
-    return ABSOLUTE_PATH.sub(r"\1", text)
-
-
 def jsonable(x: Any, text: Callable[[str], str] = portable) -> Any:
     """Turn ``x`` into what strict JSON can hold; ``text`` is applied to its strings."""
     if dataclasses.is_dataclass(x) and not isinstance(x, type):
@@ -185,6 +142,20 @@ def jsonable(x: Any, text: Callable[[str], str] = portable) -> Any:
     if hasattr(x, "tolist"):  # torch and NumPy arrays and scalars, without importing either
         return jsonable(x.tolist(), text)
     return text(str(x))
+
+
+def same_config(stored: dict[str, Any], config: Any) -> bool:
+    """Tell whether a stored configuration is this one, a dataclass with defaults.
+
+    A field that did not exist when it was stored counts as having its default: that is what ran.
+    """
+
+    def filled(defaults: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
+        nested = {k: x for k, x in defaults.items() if isinstance(x, dict)}
+        inner = {k: filled(x, stored.get(k, {})) for k, x in nested.items()}
+        return {**defaults, **stored, **inner}
+
+    return filled(jsonable(type(config)()), stored) == jsonable(config)
 
 
 def read_card(folder: str | Path) -> dict[str, Any]:
@@ -276,7 +247,7 @@ def read_runs(where: str | Path, keys: Sequence[str] = ("method", "fmt", "seed")
 
 def _run_folders(where: str) -> list[tuple[str, Path]]:
     """Find the run folders at, below or matching ``where``: (name, folder), sorted by name."""
-    fixed = Path(*takewhile(lambda part: not glob.has_magic(part), Path(where).parts))
+    fixed = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), Path(where).parts))
     roots = glob.glob(where, recursive=True) if glob.has_magic(where) else [where]
     files = (f for root in roots for name in (CARD, METRICS) for f in Path(root).rglob(name))
     folders = {file.parent for file in files}
@@ -286,14 +257,10 @@ def _run_folders(where: str) -> list[tuple[str, Path]]:
     return sorted((f.resolve().name if name == "." else name, f) for name, f in named)
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _cpu_model() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, flags=re.MULTILINE)
-    return found[1].strip() if found else platform.processor() or "unknown"
+def _cut_after(path: Path, lines: int) -> None:
+    """Drop what was logged after the state that a run goes on from: it will be logged again."""
+    with open(path, "rb+") as file:
+        for _ in range(lines):
+            if not file.readline().endswith(b"\n"):
+                raise UserError(f"{path}: has fewer than {lines} lines, which the state counts on")
+        file.truncate()

@@ -11,7 +11,8 @@ Programs are written by a model, so they are hostile by assumption. Two walls st
    neither an import nor an attribute at all, and its builtins are those of ``BUILTINS`` alone.
    Without attributes there is no way from a value to the interpreter's insides.
 2. *The kernel.* The process may open no file or socket, start no process, write no file and own
-   only so much memory; a timer of CPU time kills it in the middle of any instruction.
+   only so much memory; started by root, it is root no longer, for root may exceed some limits.
+   A timer of CPU time kills it in the middle of any instruction.
 
 The valid results of ``solution()`` are an int, a finite float, or a short string. A bool is not:
 ``True`` is no answer to a question about a number, although Python would count it as 1.
@@ -45,6 +46,8 @@ MAX_BITS = 4096
 """Bits of the largest power or shift (about 1,200 digits)."""
 MEMORY = 256 * 2**20
 """Bytes of address space of a worker, of which Python itself takes about 20 MiB."""
+NOBODY = 65534
+"""The user without rights, and its group."""
 
 
 class Refused(Exception):
@@ -68,15 +71,15 @@ CHILDREN: dict[type[ast.AST], tuple[str, ...]] = {
 
 MATH = {name: f for name, f in vars(math).items() if not name.startswith("_")}
 _PLAIN = (
-    "abs all any bool dict divmod enumerate float int len list max min range reversed round set"
-    " sorted str sum tuple zip"
+    "abs all any bool dict divmod enumerate filter float int len list map max min range reversed"
+    " round set sorted str sum tuple zip"
 )
 
 
 def _power(base: Any, exponent: Any, modulus: Any = None) -> Any:
     """Return ``base ** exponent``, refusing whole numbers too long to be an answer."""
     if modulus is None and type(base) is int and type(exponent) is int:
-        if base.bit_length() * exponent > MAX_BITS:
+        if base.bit_length() * exponent > MAX_BITS and abs(base) > 1:
             raise Refused("a power is too large")
     return pow(base, exponent, modulus)
 
@@ -134,12 +137,10 @@ def _import(node: ast.Import) -> ast.AST:
 def _import_from(node: ast.ImportFrom) -> ast.AST:
     if node.module != "math" or node.level:
         raise Refused("only 'import math' and 'from math import ...' are allowed")
-    names = [alias.asname or alias.name for alias in node.names]
-    for name in names:
+    targets: list[ast.expr] = []
+    for name in [alias.asname or alias.name for alias in node.names]:
         _check_name(name)
-    targets: list[ast.expr] = [
-        ast.copy_location(ast.Name(name, ast.Store()), node) for name in names
-    ]
+        targets.append(ast.copy_location(ast.Name(name, ast.Store()), node))
     values = [_math(alias.name, node) for alias in node.names]
     left = ast.copy_location(ast.Tuple(targets, ast.Store()), node)
     right = ast.copy_location(ast.Tuple(values, ast.Load()), node)
@@ -184,15 +185,8 @@ _REWRITE: dict[type[ast.AST], Any] = {
 def rewrite(node: ast.AST) -> ast.AST:
     """Check a syntax tree against the allow-list and return it without imports or attributes.
 
-    Parameters
-    ----------
-    node : ast.AST
-        A tree as ``ast.parse`` gives it; it is changed in place.
-
-    Raises
-    ------
-    Refused
-        If anything in it is not allowed.
+    The tree, as ``ast.parse`` gives it, is changed in place. Raises :class:`Refused` if anything
+    in it is not allowed.
     """
     if type(node) not in CHILDREN:
         raise Refused(f"{type(node).__name__} is not allowed")
@@ -260,6 +254,13 @@ def limit() -> None:
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (size, size))
         except (AttributeError, ValueError, OSError):
             pass  # not every system has every limit; the allow-list does not rest on them
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        try:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+        except OSError:
+            pass  # a container may not know another user
     # A parent may have blocked or ignored these, and both are inherited.
     for number in (signal.SIGPROF, signal.SIGXCPU):
         signal.signal(number, signal.SIG_DFL)

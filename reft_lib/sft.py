@@ -6,6 +6,7 @@ question's tokens are read but not learnt (Luong et al. 2024, section 3.1).
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -16,10 +17,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from reft_lib import losses, models, prompts, rollout
+from reft_lib import lora, losses, models, prompts, rollout
 from reft_lib.config import Format, SftConfig
 from reft_lib.data import Example
 from reft_lib.errors import NumericalError
+from reft_lib.loop import Loop
 
 IGNORE = -100
 
@@ -83,7 +85,21 @@ def loss(model: Any, batch: Batch) -> Tensor:
     return losses.cross_entropy(logits, labels[wanted], IGNORE)
 
 
-def sft(
+def begin(model: Any, config: SftConfig, seed: int = 0) -> Loop:
+    """Return the state of a new loop: optimiser and order of questions."""
+    return Loop(
+        torch.optim.AdamW(lora.trainable_parameters(model), lr=config.lr, weight_decay=0.0),
+        random.Random(seed),
+        torch.Generator(model.device),  # nothing is sampled here
+    )
+
+
+def steps_per_epoch(n: int, config: SftConfig) -> int:
+    """Return the optimiser steps that one pass over ``n`` examples takes."""
+    return math.ceil(n / config.batch_size)
+
+
+def sft_steps(
     model: Any,
     tokenizer: Any,
     examples: Sequence[Example],
@@ -91,8 +107,9 @@ def sft(
     config: SftConfig,
     seed: int = 0,
     bf16: bool = False,
+    loop: Loop | None = None,
 ) -> Iterator[dict[str, float]]:
-    """Train the model's adapter in place; yields after every epoch.
+    """Train the model's adapter in place; yields after every optimiser step.
 
     Parameters
     ----------
@@ -107,50 +124,73 @@ def sft(
         Seed of the order of batches.
     bf16 : bool
         Run matrix products in bfloat16.
+    loop : Loop, optional
+        What :func:`begin` made, perhaps restored: training goes on from its step.
 
     Yields
     ------
     dict
-        ``epoch`` (from 1), ``loss`` (mean over its batches, nats a token), ``grad_norm``,
-        ``step_seconds``. Between two yields the caller may evaluate or stop.
+        ``loss`` (nats a token), ``grad_norm``, ``step_seconds``. Between two yields the caller may
+        evaluate or stop.
 
     Raises
     ------
     NumericalError
         If a loss is not finite.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.0)
+    loop = loop or begin(model, config, seed)
     pairs = encode(tokenizer, examples, fmt, models.context_length(model))
-    shuffle, step = random.Random(seed), 0
+    per_epoch = steps_per_epoch(len(pairs), config)
+    while loop.step < config.epochs * per_epoch:
+        started = time.monotonic()
+        rows = [pairs[i] for i in loop.draw(len(pairs), config.batch_size)]
+        batch = collate(rows, tokenizer.eos_token_id, model.device)
+        with models.autocast(model.device, bf16):
+            batch_loss = loss(model, batch)
+        if not torch.isfinite(batch_loss):
+            where = f"SFT epoch {loop.step // per_epoch + 1}, step {loop.step}"
+            raise NumericalError(f"{where}: loss is {batch_loss.item()}; lower sft.lr")
+        loop.step += 1
+        for group in loop.optimizer.param_groups:
+            group["lr"] = config.lr * min(1.0, loop.step / max(1, config.lr_warmup_steps))
+        loop.optimizer.zero_grad()
+        batch_loss.backward()
+        norm = float(
+            torch.nn.utils.clip_grad_norm_(lora.trainable_parameters(model), config.grad_clip)
+        )
+        loop.optimizer.step()
+        seconds = time.monotonic() - started
+        yield {"loss": batch_loss.item(), "grad_norm": norm, "step_seconds": seconds}
+
+
+def sft(
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    fmt: Format,
+    config: SftConfig,
+    seed: int = 0,
+    bf16: bool = False,
+) -> Iterator[dict[str, float]]:
+    """Train as :func:`sft_steps` does, whose parameters these are; yields after every epoch.
+
+    Yields
+    ------
+    dict
+        ``epoch`` (from 1), ``loss`` and ``grad_norm`` (means over its batches), ``step_seconds``.
+    """
+    steps = sft_steps(model, tokenizer, examples, fmt, config, seed, bf16)
     for epoch in range(1, config.epochs + 1):
-        started, total, norms = time.monotonic(), 0.0, 0.0
-        batches = shuffled_batches(pairs, config.batch_size, shuffle)
-        for rows in tqdm(batches, desc=f"sft epoch {epoch}", leave=False, mininterval=1):
-            batch = collate(rows, tokenizer.eos_token_id, model.device)
-            with models.autocast(model.device, bf16):
-                batch_loss = loss(model, batch)
-            if not torch.isfinite(batch_loss):
-                raise NumericalError(
-                    f"SFT epoch {epoch}, step {step}: loss is {batch_loss.item()}; lower sft.lr"
-                )
-            step += 1
-            for group in optimizer.param_groups:
-                group["lr"] = config.lr * min(1.0, step / max(1, config.lr_warmup_steps))
-            optimizer.zero_grad()
-            batch_loss.backward()
-            norms += float(torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip))
-            optimizer.step()
-            total += batch_loss.item()
-        yield {
-            "epoch": epoch,
-            "loss": total / len(batches),
-            "grad_norm": norms / len(batches),
-            "step_seconds": time.monotonic() - started,
-        }
+        batches = range(steps_per_epoch(len(examples), config))
+        bar = tqdm(batches, desc=f"sft epoch {epoch}", leave=False, mininterval=1)
+        yield {"epoch": epoch, **epoch_metrics([next(steps) for _ in bar])}
 
 
-def shuffled_batches(rows: Sequence[Any], size: int, rng: random.Random) -> list[list[Any]]:
-    """Return the rows in a new random order, cut into batches; the last may be smaller."""
-    order = rng.sample(range(len(rows)), len(rows))
-    return [[rows[i] for i in order[at : at + size]] for at in range(0, len(order), size)]
+def epoch_metrics(steps: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Summarise the steps of an epoch: means, and the seconds of all together."""
+    n = len(steps)
+    return {
+        "loss": sum(s["loss"] for s in steps) / n,
+        "grad_norm": sum(s["grad_norm"] for s in steps) / n,
+        "step_seconds": sum(s["step_seconds"] for s in steps),
+    }

@@ -1,9 +1,11 @@
-"""Intervals for reported numbers: how far chance alone could have moved them.
+"""Reported numbers, and their intervals: how far chance alone could have moved them.
 
 Two sources of chance are kept apart. *Questions*: the test set is a sample of all questions
 (:func:`wilson`, :func:`paired_bootstrap`). *Seeds*: training again would give another model
 (:func:`mean_interval`, :func:`paired_interval`). To compare two methods, use the paired functions:
 both methods met the same questions or seeds, and their common luck cancels in the difference.
+
+Two numbers are made here because their obvious forms go wrong: :func:`pass_at_k` and :func:`auc`.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
+from scipy.stats import rankdata
 
 from reft_lib.errors import UserError
 
@@ -149,6 +152,82 @@ def paired_bootstrap(
     tail = (1 - _conf(conf)) / 2
     lo, hi = np.quantile(means, [tail, 1 - tail])
     return Interval(float(difference.mean()), float(lo), float(hi))
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """Probability that at least one of ``k`` responses is right, from ``n`` of which ``c`` are.
+
+        pass@k = 1 - C(n - c, k) / C(n, k)
+
+    This is the share of all k-subsets of the n responses that hold a right one, hence unbiased for
+    k independent responses. The obvious 1 - (1 - c/n)^k draws with replacement and is too low.
+
+    Parameters
+    ----------
+    n, c, k : int
+        Responses, right ones among them, and those allowed.
+
+    Returns
+    -------
+    float
+        0 to 1. The binomials are exact integers, so nothing overflows and the one division is the
+        only rounding, for any n.
+
+    Raises
+    ------
+    UserError
+        Unless 0 <= c <= n and 1 <= k <= n: from n responses nothing is known of more than n.
+
+    Notes
+    -----
+    Chen et al. 2021, "Evaluating Large Language Models Trained on Code", eq. 1.
+    """
+    if not (0 <= c <= n and 1 <= k <= n):
+        raise UserError(f"pass@{k}: {c} right of {n}; wanted 0 <= c <= n and 1 <= k <= n")
+    subsets = math.comb(n, k)
+    return (subsets - math.comb(n - c, k)) / subsets
+
+
+def auc(scores: ArrayLike, right: ArrayLike, groups: ArrayLike | None = None) -> float:
+    """Probability that a right response scores above a wrong one; a tie counts half.
+
+        AUC = (sum of the ranks of the right ones - r (r + 1) / 2) / (r w)      r right, w wrong
+
+    1 ranks perfectly, 1/2 is chance. The scores' scale and the share of right ones do not matter.
+
+    Parameters
+    ----------
+    scores : (n,)
+    right : bool (n,)
+    groups : (n,), optional
+        Names of questions: then only pairs of responses to one question count, as when a verifier
+        chooses among them. Otherwise a verifier that merely knows hard questions looks good too.
+
+    Returns
+    -------
+    float
+        0 to 1; NaN where there is no pair: all are right or all are wrong.
+
+    Raises
+    ------
+    UserError
+        If the shapes differ, or a score is no number.
+
+    Notes
+    -----
+    The area under the receiver operating characteristic, by the statistic of Mann and Whitney 1947.
+    """
+    x, is_right = np.asarray(scores, dtype=np.float64), np.asarray(right, dtype=bool)
+    names = np.zeros(len(x)) if groups is None else np.asarray(groups)
+    if not x.shape == is_right.shape == names.shape == (len(x),) or np.isnan(x).any():
+        raise UserError(f"auc: {x.shape} scores of {is_right.shape} verdicts; wanted one for each")
+    wins, pairs = 0.0, 0
+    for name in np.unique(names):
+        here = is_right[names == name]
+        r = int(here.sum())
+        wins += rankdata(x[names == name])[here].sum() - r * (r + 1) / 2
+        pairs += r * (len(here) - r)
+    return float(wins / pairs) if pairs else math.nan
 
 
 def _differences(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:

@@ -1,8 +1,8 @@
 """SVAMP (Patel et al. 2021) with the annotations of the ReFT authors.
 
-The folder holds ``svamp_nl.json`` (training rows with reasoning in words),
-``svamp_python_sdp.json`` (with programs) and ``svamp_test_set.json``, as in the repository
-lqtrung1998/mwp_ReFT.
+Files: ``svamp_nl.json`` (training rows with reasoning in words), ``svamp_python_sdp.json`` (with
+programs) and ``svamp_test_set.json``, as in the repository lqtrung1998/mwp_ReFT. The data set of
+the same name on the hub (ChilleD/SVAMP) is split otherwise and has no reasoning, so it is not used.
 """
 
 from __future__ import annotations
@@ -16,16 +16,21 @@ from reft_lib.examples import (
     Example,
     Report,
     add_shares,
-    data_folder,
+    count,
+    find_file,
     gold_answer,
     json_rows,
     programs_that_run,
     text_field,
+    without_seen,
 )
 
 
-def _svamp_rows(path: Path, report: Report, annotated: bool) -> dict[str, tuple[Example, str]]:
+def _svamp_rows(
+    name: str, folder: Path | None, report: Report, annotated: bool
+) -> dict[str, tuple[Example, str]]:
     """Return id -> (example without annotation, its annotation as written) of one file."""
+    path = find_file([name], folder, report)
     found: dict[str, tuple[Example, str]] = {}
     for where, row in json_rows(path, report):
         row_id = text_field(row, "item_id", where)
@@ -60,23 +65,41 @@ def program_body(source: str) -> str | None:
 
 
 def load_svamp(split: str, folder: Path | None) -> tuple[list[Example], Report]:
-    """Load SVAMP: the two annotations of the training rows are joined by their item_id."""
-    folder, report = data_folder(folder), Report()
+    """Load SVAMP: the two annotations of the training rows are joined by their item_id.
+
+    Training questions that are in the test too are left out (there are none in the known files).
+    """
+    report = Report()
+    test = _svamp_rows("svamp_test_set.json", folder, report, annotated=False)
+    tested = [example for example, _ in test.values()]
     if split == "test":
-        rows = _svamp_rows(folder / "svamp_test_set.json", report, annotated=False)
-        examples = [example for example, _ in rows.values()]
-        add_shares(report, examples, {})
-        return examples, report
-    words = _svamp_rows(folder / "svamp_nl.json", report, annotated=True)
-    programs = _svamp_rows(folder / "svamp_python_sdp.json", report, annotated=True)
-    plain = {row_id: example for row_id, (example, _) in (programs | words).items()}
-    bodies = [program_body(programs[i][1]) if i in programs else None for i in plain]
-    pcots = programs_that_run(bodies, [example.answer for example in plain.values()])
-    examples = []
-    for (row_id, example), pcot in zip(plain.items(), pcots, strict=True):
-        if row_id in words and row_id in programs and programs[row_id][0] != example:
-            raise UserError(f"{folder}: {row_id} differs between svamp_nl and svamp_python_sdp")
-        ncot = words_without_answer(words[row_id][1], example.answer) if row_id in words else None
-        examples.append(Example(row_id, example.question, example.answer, ncot, pcot))
-    add_shares(report, examples, {"ncot": len(words), "pcot": len(programs)})
+        report["read"] = len(tested)
+        add_shares(report, tested, {})
+        return tested, report
+    words = _svamp_rows("svamp_nl.json", folder, report, annotated=True)
+    programs = _svamp_rows("svamp_python_sdp.json", folder, report, annotated=True)
+    for row_id in words:
+        if row_id in programs and words[row_id][0] != programs[row_id][0]:
+            raise UserError(f"{row_id} differs between svamp_nl.json and svamp_python_sdp.json")
+    report["read"] = len(words | programs)
+    every = [example for example, _ in (programs | words).values()]
+    plain = without_seen(every, [e.question for e in tested], report)
+    bodies = [program_body(programs[e.id][1]) if e.id in programs else None for e in plain]
+    pcots = programs_that_run(bodies, [e.answer for e in plain])
+    ncots = [
+        words_without_answer(words[e.id][1], e.answer) if e.id in words else None for e in plain
+    ]
+    given = {
+        "ncot": sum(e.id in words for e in plain),
+        "pcot": sum(e.id in programs for e in plain),
+    }
+    examples = [
+        Example(e.id, e.question, e.answer, ncot, pcot)
+        for e, ncot, pcot in zip(plain, ncots, pcots, strict=True)
+    ]
+    add_shares(report, examples, given)
+    why = "it does not end in the answer after the trigger"
+    count(report, "dropped", "ncot", why, n=given["ncot"] - report["ncot"])
+    why = "the program does not run to the answer"
+    count(report, "dropped", "pcot", why, n=given["pcot"] - report["pcot"])
     return examples, report

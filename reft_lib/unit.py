@@ -1,89 +1,32 @@
 """One unit of a comparison: one seed in one format, from base model to tested policies.
 
-SFT trains for all its epochs and keeps the checkpoint that
-is best on validation; the checkpoint after the warm-up epochs is where ReFT begins, and ReFT too
-keeps its best on validation. Only then is the test read, once. The unit writes a run log.
+SFT trains for all its epochs and keeps the checkpoint that is best on validation; the checkpoint
+after the warm-up epochs is where ReFT begins, and ReFT too keeps its best on validation. Only
+then is the test read, once. The unit writes a run log, and can be stopped and taken up again.
 """
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
-from reft_lib import data, evaluate, lora, models, runlog
-from reft_lib.config import RunConfig, to_dict
+from reft_lib import data, evaluate, lora, resume, runlog, trackers, verifier
+from reft_lib.config import Method, RunConfig, to_dict
 from reft_lib.data import Example
-from reft_lib.ppo import ppo
-from reft_lib.rewards import AnswerReward
-from reft_lib.sft import sft
+from reft_lib.errors import UserError
+from reft_lib.evaluate import Answers
+from reft_lib.phases import PHASES, trained_verifier
+from reft_lib.task import STATE, Phase, Progress, Task, adapter_weights, part, restore
 
 SHOWN = 12
 """Validation questions whose answers are stored at every validation."""
-
-
-@dataclass
-class Task:
-    """What one unit works on."""
-
-    config: RunConfig
-    splits: dict[str, list[Example]]
-    """``train``, ``validation``, ``test`` and, where there is one, ``hard``."""
-    log: runlog.RunLog
-    adapters: Path | None = None
-    """Where to save adapters in peft's format; not saved if None."""
-
-    def save(self, model: Any, stage: str) -> None:
-        """Save the model's adapter, if adapters are to be saved."""
-        if self.adapters is not None:
-            lora.save_adapter(model, self.adapters / f"{self.log.folder.name}-{stage}")
-
-    def base(self) -> tuple[Any, Any]:
-        """Load the base model and its tokenizer anew."""
-        model, tokenizer = models.load(self.config.model, dtype=self.config.weights)
-        return model.to(models.pick_device("auto")), tokenizer
-
-    @property
-    def bf16(self) -> bool:
-        """Whether the matrix products of training run in bfloat16 here."""
-        return self.config.bf16 and models.has_fast_bf16(models.pick_device("auto"))
-
-
-@dataclass
-class Checkpoint:
-    """An adapter's weights at the best validation so far."""
-
-    at: int
-    """Epoch of SFT, or step of ReFT."""
-    validation: float
-    """Greedy accuracy on validation, 0 to 1."""
-    weights: dict[str, torch.Tensor]
-
-
-@dataclass
-class WarmUp:
-    """The policy that ReFT begins with."""
-
-    weights: dict[str, torch.Tensor]
-    minutes: float
-    """Wall-clock that it took, its validations included."""
-
-
-def adapter_weights(model: Any) -> dict[str, torch.Tensor]:
-    """Return a copy of the trainable parameters by name."""
-    return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-
-
-def restore(model: Any, weights: dict[str, torch.Tensor]) -> None:
-    """Put copied parameters back."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name in weights:
-                parameter.copy_(weights[name])
+SHOWN_METRICS = ("loss", "reward", "kl")
+"""What stands behind the progress bar, where a step has it."""
 
 
 def load_splits(config: RunConfig) -> dict[str, list[Example]]:
@@ -103,147 +46,59 @@ def load_splits(config: RunConfig) -> dict[str, list[Example]]:
     else:
         train, validation = data.split_validation(train, config.n_validation)
     splits = {
-        "train": data.subset(train, config.n_train),
+        "train": data.subset(train, config.n_train) if config.n_train else train,
         "validation": data.subset(validation, config.n_validation),
-        "test": data.subset(data.load(config.dataset, "test"), config.n_test),
+        "test": data.load(config.dataset, "test"),
     }
+    if config.n_test:
+        splits["test"] = data.subset(splits["test"], config.n_test)
     if config.n_hard:
         splits["hard"] = data.subset(data.load(config.dataset, "hard"), config.n_hard)
     return splits
 
 
-def validate(task: Task, model: Any, tokenizer: Any, method: str, at: int, epoch: float) -> float:
-    """Measure greedy accuracy on validation, log it with some answers, return it."""
-    config = task.config
-    result = evaluate.answer(
-        model, tokenizer, task.splits["validation"], config.fmt, config.sample,
-        desc=f"{method} validation",
-    )  # fmt: skip
-    task.log.log(
-        step=at,
-        split="validation",
-        method=method,
-        epoch=epoch,
-        accuracy=result.accuracy,
-        texts=[group[0] for group in result.texts[:SHOWN]],
-        correct=result.correct[:SHOWN],
-    )
-    return result.accuracy
-
-
-def train_sft(task: Task) -> tuple[Any, Any, Checkpoint, WarmUp]:
-    """Run SFT; returns model, tokenizer, best checkpoint, and the warm-up policy on the way."""
-    config, started = task.config, time.monotonic()
-    model, tokenizer = task.base()
-    model = lora.add_adapter(model, config.lora, seed=config.seed)
-    best, warm = Checkpoint(0, -1.0, {}), WarmUp({}, 0.0)
-    epochs = sft(
-        model, tokenizer, task.splits["train"], config.fmt, config.sft, config.seed, task.bf16
-    )
-    for metrics in epochs:
-        epoch = int(metrics["epoch"])
-        task.log.log(step=epoch, split="train", method="sft", **metrics)
-        if epoch % config.sft.eval_every == 0 or epoch == config.warmup_epochs:
-            accuracy = validate(task, model, tokenizer, "sft", epoch, epoch)
-            if accuracy > best.validation:
-                best = Checkpoint(epoch, accuracy, adapter_weights(model))
-        if epoch == config.warmup_epochs:
-            warm = WarmUp(adapter_weights(model), (time.monotonic() - started) / 60)
-    restore(model, best.weights)
-    return model, tokenizer, best, warm
-
-
-def warm_policy(task: Task, warm: WarmUp) -> tuple[Any, Any]:
-    """Return the warm-up policy, merged, with a fresh adapter on top, and its tokenizer."""
-    config = task.config
-    model, tokenizer = task.base()
-    model = lora.add_adapter(model, config.lora, seed=config.seed)
-    restore(model, warm.weights)
-    task.save(model, "warmup")  # ReFT's adapter belongs on top of this one, merged
-    policy = lora.add_adapter(lora.merge(model), config.lora, seed=config.seed + 1)
-    return policy, tokenizer
-
-
-def train_reft(task: Task, warm: WarmUp) -> tuple[Any, Any, Checkpoint]:
-    """Run PPO from the warm-up policy; returns policy, tokenizer, best checkpoint."""
-    config = task.config
-    policy, tokenizer = warm_policy(task, warm)
-    reward = AnswerReward(config.fmt, partial=config.ppo.partial_reward)
-    settings = config.ppo
-    if config.fmt == "pcot":
-        settings = replace(settings, beta=config.beta_programs)
-    per_epoch = config.n_train / config.ppo.batch_size
-    best = Checkpoint(0, validate(task, policy, tokenizer, "reft", 0, 0.0), adapter_weights(policy))
-    steps = ppo(
-        policy, tokenizer, task.splits["train"], config.fmt, reward, settings, config.sample,
-        config.seed, task.bf16,
-    )  # fmt: skip
-    bar = tqdm(steps, total=config.ppo.steps, desc="ppo", leave=False, mininterval=1)
-    for metrics in bar:
-        step = int(metrics.pop("step"))
-        task.log.log(step=step, split="train", method="reft", epoch=step / per_epoch, **metrics)
-        bar.set_postfix(reward=f"{metrics['reward']:.2f}", kl=f"{metrics['kl']:.2f}")
-        if step % config.ppo.eval_every == 0 or step == config.ppo.steps:
-            accuracy = validate(task, policy, tokenizer, "reft", step, step / per_epoch)
-            if accuracy > best.validation:
-                best = Checkpoint(step, accuracy, adapter_weights(policy))
-    restore(policy, best.weights)
-    return policy, tokenizer, best
-
-
-def test(task: Task, model: Any, tokenizer: Any, method: str) -> dict[str, Any]:
-    """Read the tests, once: top-1 and voting; logs every verdict, returns the accuracies.
-
-    The model is used up: its adapter is merged where that loses no precision.
-    """
-    config, found = task.config, {}
-    if config.weights == "float32":
-        model = lora.merge(model)  # the same policy, and half the work for each token
-    sampling = {
-        "test": config.sample,
-        "hard": replace(config.sample, max_new_tokens=config.hard_max_new_tokens),
-    }
-    for split in sampling:
-        rows = task.splits.get(split, [])
-        for votes in (1, config.sample.votes) if rows else ():
-            name = "top1" if votes == 1 else f"vote{votes}"
-            examples = rows if votes == 1 else rows[: config.n_voted or None]
-            result = evaluate.answer(
-                model, tokenizer, examples, config.fmt, sampling[split], votes=votes,
-                seed=config.seed, desc=f"{method} {split} {name}",
-            )  # fmt: skip
-            extra: dict[str, Any] = {}
-            if votes > 1:
-                paths = evaluate.distinct_paths(result, examples, config.fmt)
-                extra["distinct_paths"] = sum(paths) / len(paths)
-            if votes > 1 and config.dataset == "embedded":
-                first = [group[0] for group in result.texts]
-                extra["path_shares"] = evaluate.path_shares(first, examples, config.fmt)
-            task.log.log(
-                step=0,
-                split=split,
-                method=method,
-                decoding=name,
-                accuracy=result.accuracy,
-                verdicts="".join("01"[c] for c in result.correct),
-                **extra,
-            )
-            found[f"{split}_{name}"] = result.accuracy
-    return found
-
-
-def run_unit(config: RunConfig, folder: Path, adapters: Path | None = None) -> dict[str, Any]:
+def run_unit(
+    config: RunConfig,
+    folder: Path,
+    adapters: Path | None = None,
+    clock: resume.Clock | None = None,
+    device: str = "auto",
+    watchers: Sequence[trackers.Watcher] = (),
+) -> dict[str, Any]:
     """Run one seed in one format; returns the summary that its card keeps.
+
+    An unfinished run in the folder is taken up where its state was last saved.
 
     Parameters
     ----------
     config : RunConfig
     folder : Path
-        Of the run log; an unfinished run in it is replaced.
+        Of the run log.
     adapters : Path, optional
         Where to save the best adapters in peft's format; not saved if None.
+    clock : resume.Clock, optional
+        When to save and when to stop.
+    device : str
+        ``auto``, ``cpu`` or ``cuda``.
+    watchers : sequence of callables
+        Are told every line of the run log; see :mod:`reft_lib.trackers`.
+
+    Raises
+    ------
+    OutOfTime
+        If the clock says stop; the state has been saved.
+    UserError
+        If the state in the folder belongs to another configuration.
     """
-    splits = load_splits(config)
+    splits, progress = load_splits(config), Progress()
+    saved = resume.load(folder / STATE)
+    if saved is not None:
+        progress = Progress(**saved[1]["progress"])
+        if not runlog.same_config(saved[1]["config"], config):
+            raise UserError(
+                f"{folder}: holds an unfinished run of another configuration; finish it, remove "
+                "the folder, or choose another --out"
+            )
     card = {
         "method": "compare",
         "preset": config.name,
@@ -252,21 +107,157 @@ def run_unit(config: RunConfig, folder: Path, adapters: Path | None = None) -> d
         "config": to_dict(config),
         "data": {name: data.fingerprint(rows) for name, rows in splits.items()},
     }
-    with runlog.RunLog(folder, card, overwrite=True) as log:
-        task = Task(config, splits, log, adapters)
-        summary: dict[str, Any] = {}
-        started = time.monotonic()
-        model, tokenizer, best, warm = train_sft(task)
-        minutes = (time.monotonic() - started) / 60
-        summary["sft"] = {"minutes": minutes, "best_epoch": best.at, "validation": best.validation}
-        task.save(model, "sft")
-        summary["sft"] |= test(task, model, tokenizer, "sft")
-        del model
-        started = time.monotonic()
-        policy, tokenizer, best = train_reft(task, warm)
-        minutes = warm.minutes + (time.monotonic() - started) / 60
-        summary["reft"] = {"minutes": minutes, "best_step": best.at, "validation": best.validation}
-        task.save(policy, "reft")
-        summary["reft"] |= test(task, policy, tokenizer, "reft")
-        log.finish(**summary)
-    return summary
+    kept = (progress.lines, progress.seconds) if saved is not None else None
+    with runlog.RunLog(folder, card, overwrite=True, resume=kept) as log:
+        log.watchers += watchers
+        task = Task(config, splits, log, clock or resume.Clock(), adapters, device, progress)
+        if saved is not None:
+            task.tensors = saved[0]
+            task.best, task.warm = part(saved[0], "best"), part(saved[0], "warm")
+        for method in config.methods:
+            if method not in task.progress.summary:
+                run_phase(task, method)
+        log.finish(**task.progress.summary)
+    resume.clear(folder / STATE)
+    return task.progress.summary
+
+
+def run_phase(task: Task, method: Method) -> None:
+    """Train and test one method, or go on with it; its results go into the summary."""
+    if task.progress.method != method:
+        done = task.progress
+        task.progress = Progress(
+            method,
+            began=task.log.seconds,
+            verified=done.verified,
+            warm_minutes=done.warm_minutes,
+            summary=done.summary,
+        )
+        task.best, task.tensors = {}, {}
+    progress = task.progress
+    phase = PHASES[method](task)
+    if task.tensors:
+        phase.loop.restore(part(task.tensors, "loop"), progress.loop)
+        restore(phase.policy, part(task.tensors, "policy"))
+    train(task, phase)
+    task.keep_adapter(phase.policy, method)
+    test(task, phase)
+    progress.summary[method] = {
+        "minutes": progress.minutes + (progress.warm_minutes if phase.after_warm_up else 0.0),
+        f"best_{phase.counts}": progress.best_step,
+        "validation": progress.best,
+        **progress.tested,
+    }
+    task.save_progress()
+    resume.forget(task.folder, method)
+
+
+def train(task: Task, phase: Phase) -> None:
+    """Run a phase to its end, validating on the way; leaves its best checkpoint in the policy."""
+    progress, loop = task.progress, phase.loop
+    warm = task.config.warmup_epochs * phase.per_epoch if phase.method == "sft" else None
+    bar = tqdm(total=phase.total, initial=loop.step, desc=phase.method, leave=False, mininterval=1)
+    while not progress.trained:
+        if loop.step in phase.validate_at and loop.step not in progress.validated:
+            task.save(phase)
+            accuracy = validate(task, phase)
+            progress.validated.append(loop.step)
+            if accuracy > progress.best:
+                progress.best, progress.best_step = accuracy, phase.at()[0]
+                task.best = adapter_weights(phase.policy)
+            if loop.step == warm:
+                task.warm = adapter_weights(phase.policy)
+                progress.warm_minutes = (task.log.seconds - progress.began) / 60
+        if loop.step == phase.total:
+            progress.trained = True
+            progress.minutes = (task.log.seconds - progress.began) / 60
+            break
+        metrics = next(phase.steps)
+        progress.history.append(metrics)
+        shown = {name: f"{metrics[name]:.2f}" for name in SHOWN_METRICS if name in metrics}
+        bar.set_postfix(shown | {"best validation": f"{max(0.0, progress.best):.2f}"})
+        bar.update()
+        if loop.step % phase.log_every == 0:
+            step, epoch = phase.at()
+            line: dict[str, Any] = phase.summarise(progress.history)
+            line |= {"step": step, "epoch": epoch}
+            task.log.log(split="train", method=phase.method, **line)
+            progress.history = []
+        task.clock.tick(lambda: task.save(phase))
+    bar.close()
+    restore(phase.policy, task.best)
+    task.save(phase)
+
+
+def validate(task: Task, phase: Phase) -> float:
+    """Measure greedy accuracy on validation, log it with some answers, return it."""
+    config = task.config
+    result = evaluate.answer(
+        phase.policy, phase.tokenizer, task.splits["validation"], config.fmt, config.sample,
+        desc=f"{phase.method} validation", memo=task.memo(f"{phase.key} validation"),
+    )  # fmt: skip
+    step, epoch = phase.at()
+    task.log.log(
+        step=step,
+        split="validation",
+        method=phase.method,
+        epoch=epoch,
+        accuracy=result.accuracy,
+        texts=[group[0] for group in result.texts[:SHOWN]],
+        correct=result.correct[:SHOWN],
+    )
+    return result.accuracy
+
+
+def test(task: Task, phase: Phase) -> None:
+    """Read the tests, once: top-1 and voting; logs every verdict, keeps the accuracies.
+
+    The policy is used up: its adapter is merged where that loses no precision.
+    """
+    config, tested = task.config, task.progress.tested
+    if config.weights == "float32":
+        phase.policy = lora.merge(phase.policy)  # half the work for each token
+    for split, votes in product(("test", "hard"), (1, config.sample.votes)):
+        name = "top1" if votes == 1 else f"vote{votes}"
+        if task.splits.get(split) and f"{split}_{name}" not in tested:
+            for decoding, found in read_test(task, phase, split, votes).items():
+                task.log.log(step=0, split=split, method=phase.method, decoding=decoding, **found)
+                tested[f"{split}_{decoding}"] = found["accuracy"]
+            task.save_progress()
+
+
+def read_test(task: Task, phase: Phase, split: str, votes: int) -> dict[str, dict[str, Any]]:
+    """Let the policy answer a test once; returns what the log keeps, for each way of choosing."""
+    config, examples = task.config, task.splits[split]
+    if votes > 1:
+        examples = examples[: config.n_voted or None]
+    sampling = config.sample
+    if split == "hard":
+        sampling = replace(sampling, max_new_tokens=config.hard_max_new_tokens)
+    result = evaluate.answer(
+        phase.policy, phase.tokenizer, examples, config.fmt, sampling, votes=votes,
+        seed=config.seed, desc=f"{phase.method} {split} {votes}",
+        memo=task.memo(f"{phase.key} {split} {votes}"),
+    )  # fmt: skip
+    if votes == 1:
+        return {"top1": verdicts(result)}
+    paths = evaluate.distinct_paths(result, examples, config.fmt)
+    found: dict[str, Any] = {"distinct_paths": sum(paths) / len(paths)}
+    if config.dataset == "embedded":
+        first = [group[0] for group in result.texts]
+        found["path_shares"] = evaluate.path_shares(first, examples, config.fmt)
+    ks = [2**i for i in range(votes.bit_length())]  # 1, 2, 4, ... up to the number of samples
+    found["pass_at"] = {k: sum(evaluate.pass_at_k(result, k)) / len(examples) for k in ks}
+    decodings = {f"vote{votes}": verdicts(result) | found}
+    if config.rerank:
+        scores = verifier.score(trained_verifier(task), examples, result.texts)
+        decodings[f"rerank{votes}"] = verdicts(evaluate.rerank(result, scores))
+        decodings[f"wvote{votes}"] = verdicts(evaluate.weighted_vote(result, scores))
+        decodings[f"chance{votes}"] = {"accuracy": sum(evaluate.chance(result)) / len(examples)}
+    return decodings
+
+
+def verdicts(result: Answers) -> dict[str, Any]:
+    """Return the accuracy of final answers, and each verdict."""
+    shown = "".join("01"[c] for c in result.correct)
+    return {"accuracy": result.accuracy, "verdicts": shown}

@@ -146,7 +146,7 @@ def test_compare_hands_its_options_on(monkeypatch, capsys):
     [
         (UserError("row 3 is empty; it must have text"), 2, "error: row 3 is empty; it must"),
         (NumericalError("step 4: loss is nan"), 2, "error: step 4: loss is nan"),
-        (KeyboardInterrupt(), 130, "stopped; finished units are kept"),
+        (KeyboardInterrupt(), 130, "stopped; what was saved is kept"),
     ],
 )
 def test_what_goes_wrong_in_a_run_is_one_line(error, status, said, monkeypatch, capsys):

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from reft_lib import compare, data, evaluate, lora, models, results, runlog, unit
+from reft_lib import adapter_files, compare, data, evaluate, lora, models, results, runlog, unit
 from reft_lib.config import LoraSettings, PpoConfig, RunConfig, SampleConfig, SftConfig
 from reft_lib.errors import UserError
 
@@ -100,8 +100,8 @@ def test_saved_adapters_give_the_tested_policies_again(
 ):
     compare_log, saved = tmp_path / "ncot-seed0", tmp_path / "adapters"
     summary = unit.run_unit(TINY, compare_log, adapters=saved)
-    warm = lora.load_adapter(new_model(), saved / "ncot-seed0-warmup")
-    policy = lora.load_adapter(lora.merge(warm), saved / "ncot-seed0-reft")
+    warm = adapter_files.load_adapter(new_model(), saved / "ncot-seed0-warmup")
+    policy = adapter_files.load_adapter(lora.merge(warm), saved / "ncot-seed0-reft")
     shown = runlog.read_metrics(compare_log)
     shown = shown[(shown["split"] == "validation") & (shown["method"] == "reft")]
     best = shown[shown["step"] == summary["reft"]["best_step"]].iloc[0]

@@ -29,7 +29,11 @@ def rebuilt(kind: type, entries: dict):
     nested = {f.name: f.default_factory for f in dataclasses.fields(kind)}
     return kind(
         **{
-            name: rebuilt(nested[name], entry) if isinstance(entry, dict) else entry
+            name: rebuilt(nested[name], entry)
+            if isinstance(entry, dict)
+            else tuple(entry)
+            if isinstance(entry, list)
+            else entry
             for name, entry in entries.items()
         }
     )
@@ -50,14 +54,28 @@ def test_a_preset_makes_sense(name):
     assert "hard" in SOURCES[config.dataset][0] or config.n_hard == 0
     assert 0 < config.warmup_epochs <= config.sft.epochs, "ReFT starts from one of SFT's epochs"
     assert config.ppo.batch_size % config.ppo.minibatches == 0
-    assert min(config.n_train, config.n_validation, config.n_test, config.sample.votes) > 0
+    assert min(config.n_validation, config.sample.votes) > 0
     assert min(config.sft.lr, config.ppo.lr, config.ppo.clip, config.ppo.value_clip) > 0
-    # the paper's: reward only at the end, undiscounted
-    assert (config.ppo.gamma, config.ppo.lam, config.ppo.partial_reward) == (1.0, 0.95, 0.1)
+    # the paper's: reward only at the end, undiscounted; no partial reward for a wrong letter
+    partial = 0.0 if config.dataset == "mathqa-choice" else 0.1
+    assert (config.ppo.gamma, config.ppo.lam, config.ppo.partial_reward) == (1.0, 0.95, partial)
 
 
 def test_issue_presets_are_there():
-    assert {"nano", "smollm2-svamp-mini"} <= set(PRESETS)
+    real = {
+        f"smollm2-{dataset}-{fmt}"
+        for dataset in ("svamp", "gsm8k", "mathqa-numeric", "mathqa-choice")
+        for fmt in ("ncot", "pcot")
+    }
+    assert {"nano", "smollm2-svamp-mini", *real} <= set(PRESETS)
+
+
+@pytest.mark.parametrize(
+    "methods", [(), ("reft",), ("reft", "sft"), ("sft", "reft", "reft")], ids=str
+)
+def test_methods_begin_with_sft_and_come_once(methods):
+    with pytest.raises(UserError, match="must begin with sft"):
+        preset("nano", methods=methods)
 
 
 def test_fields_can_be_changed_and_the_preset_stays():
@@ -95,7 +113,7 @@ def test_configurations_are_frozen_and_have_defaults(part):
         (PpoConfig, "beta", -0.1, "at least 0"),
         (PpoConfig, "clip", float("inf"), "above 0"),
         (LoraSettings, "rank", 0, "above 0"),
-        (RunConfig, "n_train", -3, "above 0"),
+        (RunConfig, "n_validation", -3, "above 0"),
         (PretrainConfig, "steps", 0, "above 0"),
     ],
 )

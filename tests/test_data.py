@@ -14,9 +14,11 @@ import pytest
 from reft_lib import data
 from reft_lib.data import Example, fingerprint, load, load_with_report, split_validation, subset
 from reft_lib.errors import UserError
-from reft_lib.examples import programs_that_run
+from reft_lib.examples import count, json_rows, programs_that_run, question_key
 from reft_lib.sandbox import run_programs
 from reft_lib.svamp import program_body, words_without_answer
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is not the file this library was tested with")
 
 # ---------------------------------------------------------------- examples
 
@@ -71,6 +73,43 @@ def test_equal_questions_stay_on_one_side() -> None:
     assert len(validation) == 30 and not plain(train) & plain(validation)
 
 
+def test_a_question_spelt_otherwise_stays_on_one_side() -> None:
+    # Two tokenisations of each second question, as SVAMP has them.
+    examples = [
+        Example(f"{i}-{spelling}", f"Ann has {i} pens{spelling}", "1")
+        for i in range(60)
+        for spelling in ([".", " ."] if i % 2 else ["?"])
+    ]
+    train, validation = split_validation(examples, 25, seed=3)
+    keys = [{question_key(e.question) for e in rows} for rows in (train, validation)]
+    assert not keys[0] & keys[1] and len(validation) == 25
+    # Questions with one row go first, so that a subset of as many questions can be had.
+    assert len(keys[1]) == 25 and len(subset(validation, 25)) == 25
+
+
+def test_equal_problems_with_other_options_stay_on_one_side() -> None:
+    examples = [
+        Example(f"{i}{o}", f"problem {i}\na ) {o}", "a", meta={"problem": f"problem {i}"})
+        for i in range(40)
+        for o in range(2)
+    ]
+    train, validation = split_validation(examples, 10, seed=0)
+    assert not {e.meta["problem"] for e in train} & {e.meta["problem"] for e in validation}
+
+
+SAME = [
+    ("How many are 3.5 + 4 ?", "how many are 3.5 + 4", True),
+    ("Ann has 3 pens.", "Ann has 4 pens.", False),
+    ("Ann has 12 pens", "Ann has 1 2 pens", False),
+    ("the pens of ann", "the pens of bob", False),
+]
+
+
+@pytest.mark.parametrize(("a", "b", "same"), SAME)
+def test_questions_that_are_the_same_to_a_reader(a: str, b: str, same: bool) -> None:
+    assert (question_key(a) == question_key(b)) is same
+
+
 @pytest.mark.parametrize("n", [-1, 10, 11])
 def test_validation_of_impossible_size(n: int) -> None:
     with pytest.raises(UserError, match="from 0 to 9"):
@@ -103,6 +142,49 @@ def test_fingerprint_sees_every_change() -> None:
     prints = {fingerprint(x) for x in (base, *others)}
     assert len(prints) == 5
     assert fingerprint(list(base)) == fingerprint(base) and len(fingerprint([])) == 64
+
+
+# ---------------------------------------------------------------- reading rows
+
+LISTS: list[tuple[str, list[tuple[int, int]] | str]] = [
+    ('[{"a": 1}, {"a": 2}]', [(1, 1), (2, 1)]),
+    ('\n[\n  {"a": 1\n},\n\n  2\n]\n', [(1, 3), (2, 6)]),
+    ('[{"a": "x\\ny"},\n[1,\n2], 3]', [(1, 1), (2, 2), (3, 3)]),
+    ("", "it must hold one JSON list of rows"),
+    ("[ ]", "it must hold one JSON list of rows"),
+    ("{}", "it must hold one JSON list of rows"),
+    ("[1,\n2", "row 2 (line 2): it must be followed by"),
+    ("[1\n2]", "row 1 (line 1): it must be followed by"),
+    ("[1] 2", "row 1 (line 1): it must be followed by"),
+    ("[1,\n]", "row 2 (line 2): not JSON at line 2"),
+    ('[1,\n{"a":\n\n?}]', "row 2 (line 2): not JSON at line 4"),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), LISTS)
+def test_rows_of_a_list_and_their_lines(
+    tmp_path: Path, text: str, expected: list[tuple[int, int]] | str
+) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(text)
+    if isinstance(expected, str):
+        with pytest.raises(UserError) as caught:
+            json_rows(path, {})
+        assert expected in str(caught.value) and "\n" not in str(caught.value)
+        return
+    found = json_rows(path, {})
+    assert [row for _, row in found] == json.loads(text)
+    assert [where for where, _ in found] == [f"{path} row {n} (line {m})" for n, m in expected]
+
+
+def test_counts_of_a_report() -> None:
+    report: dict[str, Any] = {}
+    count(report, "left_out", "why", n=0)
+    assert report == {}
+    count(report, "left_out", "why")
+    count(report, "left_out", "why", n=2)
+    count(report, "dropped", "ncot", "why", n=4)
+    assert report == {"left_out": {"why": 3}, "dropped": {"ncot": {"why": 4}}}
 
 
 # ---------------------------------------------------------------- embedded problems
@@ -269,17 +351,37 @@ def test_svamp_keeps_only_annotations_that_lead_to_the_answer(tmp_path: Path) ->
     }
     assert (report["rows"], report["ncot"], report["ncot_share"]) == (5, 1, 0.25)
     assert (report["pcot"], report["pcot_share"]) == (1, 0.25)
-    assert set(report["files"]) == {"svamp_nl.json", "svamp_python_sdp.json"}
+    assert report["dropped"] == {
+        "ncot": {"it does not end in the answer after the trigger": 3},
+        "pcot": {"the program does not run to the answer": 3},
+    }
+    assert set(report["files"]) == {
+        "svamp_nl.json",
+        "svamp_python_sdp.json",
+        "svamp_test_set.json",
+    }
+
+
+def test_svamp_test_questions_are_left_out_of_train(tmp_path: Path) -> None:
+    seen = svamp_row(9, cot="2 + 3 = 5\n\nTherefore, the answer is <5>.")  # q 9 is in the test
+    examples, report = load_with_report(
+        "svamp", "train", write_svamp(tmp_path, [seen, svamp_row(0, cot="x")])
+    )
+    assert "svamp_9" not in {e.id for e in examples} and report["read"] == 5
+    assert report["left_out"] == {"the question is in the test too": 1}
 
 
 SVAMP_FAULTS: list[tuple[dict[str, Any], str]] = [
-    ({"words": "[{"}, "svamp_nl.json line 1: not JSON"),
+    ({"words": "[{"}, "svamp_nl.json row 1 (line 1): not JSON at line 1"),
     ({"words": "{}"}, "svamp_nl.json: it must hold one JSON list"),
     ({"words": "[]"}, "svamp_nl.json: it must hold one JSON list"),
-    ({"words": [svamp_row(0, cot="x"), 5]}, "svamp_nl.json row 2: not a JSON object"),
-    ({"words": [svamp_row(0)]}, "row 1: the field 'answer_cot' is missing"),
-    ({"programs": [svamp_row(0, "many", "x")]}, "row 1: 'answer_value' is 'many'"),
-    ({"words": [svamp_row(0, cot="x")] * 2}, "row 2: the item_id 'svamp_0' is there twice"),
+    ({"words": [svamp_row(0, cot="x"), 5]}, "svamp_nl.json row 2 (line 1): not a JSON object"),
+    ({"words": [svamp_row(0)]}, "row 1 (line 1): the field 'answer_cot' is missing"),
+    ({"programs": [svamp_row(0, "many", "x")]}, "row 1 (line 1): 'answer_value' is 'many'"),
+    (
+        {"words": [svamp_row(0, cot="x")] * 2},
+        "row 2 (line 1): the item_id 'svamp_0' is there twice",
+    ),
     ({"words": [svamp_row(0, "6.0", "x")]}, "svamp_0 differs between"),
 ]
 
@@ -289,22 +391,6 @@ def test_svamp_faults_are_named(tmp_path: Path, files: dict[str, Any], message: 
     with pytest.raises(UserError) as caught:
         load("svamp", "train", write_svamp(tmp_path, **files))
     assert message in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_the_folder_comes_from_the_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("REFT_DATA_DIR", raising=False)
-    with pytest.raises(UserError, match="set REFT_DATA_DIR"):
-        load("svamp", "test")
-    monkeypatch.setenv("REFT_DATA_DIR", str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match="must be a folder that exists"):
-        load("svamp", "test")
-    monkeypatch.setenv("REFT_DATA_DIR", str(tmp_path))
-    with pytest.raises(UserError, match="cannot read .*svamp_test_set.json"):
-        load("svamp", "test")
-    write_svamp(tmp_path)
-    assert len(load("svamp", "test")) == 2
 
 
 BODIES = [

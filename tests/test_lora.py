@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from reft_lib import lora
+from reft_lib import adapter_files, lora
 from reft_lib.config import LoraSettings
 from reft_lib.errors import NumericalError, UserError
 
@@ -110,6 +110,31 @@ def test_merge_then_new_adapter_off_is_the_merged_model_to_the_bit():
     assert not torch.equal(logits(second), expected)
 
 
+def test_a_kept_reference_stays_while_the_policy_moves():
+    model = lora.add_adapter(base(), SETTINGS)
+    train(model, lora.trainable_parameters(model))
+    warm, n = logits(model), len(lora.trainable_parameters(model))
+    model = lora.keep_reference(model)
+    assert torch.equal(logits(model), warm) and len(lora.trainable_parameters(model)) == n
+    train(model, lora.trainable_parameters(model))
+    assert (logits(model) - warm).abs().max() > 1e-3
+    with lora.reference(model):
+        assert torch.equal(logits(model), warm)
+    assert (logits(model) - warm).abs().max() > 1e-3 and model.active_adapter == "default"
+
+
+def test_a_merge_into_bfloat16_rounds_what_a_kept_reference_does_not():
+    model = lora.add_adapter(base().to(torch.bfloat16), SETTINGS)
+    with torch.no_grad():
+        for name, x in model.named_parameters():
+            if ".lora_B." in name:
+                x.normal_(std=0.003, generator=torch.Generator().manual_seed(0))
+    warm = logits(model)
+    with lora.reference(lora.keep_reference(model)):
+        assert torch.equal(logits(model), warm)
+    assert not torch.equal(logits(lora.merge(model)), warm)
+
+
 @pytest.mark.filterwarnings("error")
 def test_merge_leaves_nothing_that_makes_peft_warn():
     lora.add_adapter(lora.merge(lora.add_adapter(base(), SETTINGS)), SETTINGS)
@@ -142,8 +167,8 @@ def test_global_state_is_untouched_by_every_function(tmp_path):
     state = torch.get_rng_state()
     model = lora.add_adapter(plain, SETTINGS, 1)
     lora.add_adapter(model, SETTINGS, 2, name="value")
-    lora.save_adapter(model, tmp_path)
-    lora.load_adapter(target, tmp_path)
+    adapter_files.save_adapter(model, tmp_path)
+    adapter_files.load_adapter(target, tmp_path)
     lora.merge(model)
     assert torch.equal(state, torch.get_rng_state())
 
@@ -210,14 +235,14 @@ def test_save_and_load_round_trip(tmp_path, name):
     with lora.active(model, name):
         train(model, lora.adapter_parameters(model, name))
         expected = logits(model)
-        folder = lora.save_adapter(model, tmp_path / "a" / "b", name)
-    assert {f.name for f in folder.iterdir()} == {"adapter_config.json", lora.WEIGHTS_FILE}
-    loaded = lora.load_adapter(base(), folder)
+        folder = adapter_files.save_adapter(model, tmp_path / "a" / "b", name)
+    assert {f.name for f in folder.iterdir()} == {"adapter_config.json", adapter_files.WEIGHTS_FILE}
+    loaded = adapter_files.load_adapter(base(), folder)
     assert torch.equal(logits(loaded), expected)
     assert len(lora.trainable_parameters(loaded)) == 28
-    frozen = lora.load_adapter(base(), folder, trainable=False)
+    frozen = adapter_files.load_adapter(base(), folder, trainable=False)
     assert torch.equal(logits(frozen), expected) and not lora.trainable_parameters(frozen)
-    third = lora.load_adapter(model, folder, name="third")
+    third = adapter_files.load_adapter(model, folder, name="third")
     assert third is model and model.active_adapter == "default"
     with lora.active(model, "third"):
         assert torch.equal(logits(model), expected)
@@ -231,9 +256,9 @@ def test_peft_itself_reads_what_we_save(tmp_path):
     plain.name_or_path = "nano"
     model = lora.add_adapter(plain, SETTINGS)
     train(model, lora.trainable_parameters(model))
-    lora.save_adapter(model, tmp_path)
+    adapter_files.save_adapter(model, tmp_path)
     assert torch.equal(logits(PeftModel.from_pretrained(base(), str(tmp_path))), logits(model))
-    config = json.loads((tmp_path / lora.CONFIG_FILE).read_text())
+    config = json.loads((tmp_path / adapter_files.CONFIG_FILE).read_text())
     assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (4, 8, 0.0)
     assert config["base_model_name_or_path"] == "nano" and config["inference_mode"] is True
     assert config["target_modules"] == sorted(config["target_modules"])
@@ -241,8 +266,8 @@ def test_peft_itself_reads_what_we_save(tmp_path):
 
 def test_saving_twice_gives_the_same_bytes(tmp_path):
     for folder in ("one", "two"):
-        lora.save_adapter(lora.add_adapter(base(), SETTINGS, seed=4), tmp_path / folder)
-    for file in (lora.CONFIG_FILE, lora.WEIGHTS_FILE):
+        adapter_files.save_adapter(lora.add_adapter(base(), SETTINGS, seed=4), tmp_path / folder)
+    for file in (adapter_files.CONFIG_FILE, adapter_files.WEIGHTS_FILE):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
@@ -272,26 +297,26 @@ def test_targets_can_be_a_regular_expression():
 
 def test_bad_folders_are_named(tmp_path):
     with pytest.raises(UserError) as info:
-        lora.load_adapter(base(), tmp_path / "none")
+        adapter_files.load_adapter(base(), tmp_path / "none")
     assert "adapter_config.json" in one_line(info) and str(tmp_path / "none") in one_line(info)
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(UserError) as info:
-        lora.save_adapter(lora.add_adapter(base(), SETTINGS), file / "adapter")
+        adapter_files.save_adapter(lora.add_adapter(base(), SETTINGS), file / "adapter")
     assert "cannot be written" in one_line(info)
 
 
 @pytest.mark.parametrize("other", [{"hidden": 64}, {"layers": 1}])
 def test_an_adapter_of_another_model_is_refused(tmp_path, other):
-    lora.save_adapter(lora.add_adapter(base(), SETTINGS), tmp_path)
+    adapter_files.save_adapter(lora.add_adapter(base(), SETTINGS), tmp_path)
     with pytest.raises(UserError) as info:
-        lora.load_adapter(base(**other), tmp_path)
+        adapter_files.load_adapter(base(**other), tmp_path)
     assert "does not fit the model" in one_line(info)
 
 
 def test_a_damaged_adapter_file_is_refused(tmp_path):
-    lora.save_adapter(lora.add_adapter(base(), SETTINGS), tmp_path)
-    (tmp_path / lora.WEIGHTS_FILE).write_bytes(b"not safetensors")
+    adapter_files.save_adapter(lora.add_adapter(base(), SETTINGS), tmp_path)
+    (tmp_path / adapter_files.WEIGHTS_FILE).write_bytes(b"not safetensors")
     with pytest.raises(UserError) as info:
-        lora.load_adapter(base(), tmp_path)
+        adapter_files.load_adapter(base(), tmp_path)
     assert str(tmp_path) in one_line(info)

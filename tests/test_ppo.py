@@ -194,13 +194,6 @@ def test_reward_and_accuracy_are_logged_apart(new_model, tokenizer, examples):
     assert first["extracted"] == 1.0 and 0 <= first["ended"] <= 1 and first["length"] <= 8
 
 
-def test_every_question_comes_once_before_any_comes_twice(examples):
-    batches = ppo.endless(examples, 3, random.Random(0))
-    drawn = [e.id for _ in range(4) for e in next(batches)]
-    for at in range(0, 12, 4):
-        assert sorted(drawn[at : at + 4]) == sorted(e.id for e in examples)
-
-
 def test_minibatches_hold_every_row_once(new_model, tokenizer, examples):
     _, exp = experience(lora.add_adapter(new_model(), LORA), tokenizer, examples)
     parts = ppo.split_rows(exp.rollout, 3)

@@ -7,7 +7,7 @@ import pytest
 from reft_lib.data import Example
 from reft_lib.errors import UserError
 from reft_lib.prompts import target
-from reft_lib.rewards import AnswerReward, Graded
+from reft_lib.rewards import AnswerReward, Graded, read_answers
 
 T = "9 + 9\nTherefore, the answer is: "
 
@@ -38,6 +38,7 @@ WORDS: list[tuple[str, str, float, str]] = [
     (T + "(B)", "B", 1.0, "the right letter in brackets"),
     (T + "A", "B", 0.0, "a wrong letter earns nothing"),
     (T + "18", "B", 0.0, "a number where a letter is asked for"),
+    (T + "0.01", "0.005", 0.1, "ledger: 1 in the official code, for twice the right number"),
 ]
 
 PROGRAMS: list[tuple[str, str, float, str]] = [
@@ -103,6 +104,18 @@ def test_tolerance_is_an_option() -> None:
 def test_an_annotation_earns_the_whole_reward(fmt) -> None:  # type: ignore[no-untyped-def]
     example = Example("a", "q?", "18", ncot="9 + 9 = 18", pcot="\n    return 9 + 9")
     assert AnswerReward(fmt)([target(example, fmt)], [example]) == [Graded(1.0, "18", True)]
+
+
+def test_each_answer_is_read_as_its_question_asks() -> None:
+    options = "how much ?\na ) 17 , b ) 18 , c ) 19"
+    examples = [Example("n", "q?", "18"), Example("l", options, "b"), Example("m", options, "c")]
+    words = [T + "b ) 18", T + "b ) 18", T + "18"]
+    assert read_answers(words, examples, "ncot") == ["18", "B", "B"]
+    assert [g.reward for g in AnswerReward("ncot")(words, examples)] == [1.0, 1.0, 0.0]
+    programs = ["\n    return 9 + 9"] * 3  # a program computes the number, which picks the option
+    assert read_answers(programs, examples, "pcot") == ["18", "B", "B"]
+    assert [g.reward for g in AnswerReward("pcot")(programs, examples)] == [1.0, 1.0, 0.0]
+    assert read_answers([T + "20"] * 2, examples[:2], "ncot") == ["20", None]
 
 
 @pytest.mark.parametrize("partial", [-0.1, 1.0, 2.0, float("nan")])

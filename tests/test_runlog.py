@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from reft_lib import runlog
+from reft_lib import machine, runlog
 from reft_lib.errors import UserError
 from reft_lib.runlog import RunLog, read_card, read_metrics, read_runs
 
@@ -269,17 +269,17 @@ def test_git_state(tmp_path):
         git("init", "-q")
     except FileNotFoundError:
         pytest.skip("git is not installed")
-    assert runlog.git_state(code) == nothing  # nothing tracked
+    assert machine.git_state(code) == nothing  # nothing tracked
     git("add", ".")
-    assert runlog.git_state(code) == nothing  # no commit
+    assert machine.git_state(code) == nothing  # no commit
     git("commit", "-q", "-m", "one")
     head = git("rev-parse", "HEAD")
-    assert runlog.git_state(code) == {"revision": head, "dirty": False}
+    assert machine.git_state(code) == {"revision": head, "dirty": False}
     (tmp_path / "result.jsonl").write_text("{}")  # outside the code: does not count
-    assert runlog.git_state(code) == {"revision": head, "dirty": False}
+    assert machine.git_state(code) == {"revision": head, "dirty": False}
     (code / "a.py").write_text("2")
-    assert runlog.git_state(code) == {"revision": head, "dirty": True}
-    assert runlog.git_state(tmp_path / "absent") == nothing
+    assert machine.git_state(code) == {"revision": head, "dirty": True}
+    assert machine.git_state(tmp_path / "absent") == nothing
 
 
 def test_import_is_light():
@@ -289,3 +289,39 @@ def test_import_is_light():
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_a_run_goes_on_after_the_lines_that_its_state_counts_on(tmp_path):
+    with RunLog(tmp_path / "r", {"method": "x"}) as log:
+        for step in range(3):
+            log.log(step=step, split="train", loss=step / 2)
+        assert log.lines == 3
+    started = read_card(tmp_path / "r")["started"]
+    with RunLog(tmp_path / "r", {"method": "x"}, overwrite=True, resume=(2, 100.0)) as log:
+        log.log(step=2, split="train", loss=9.0)
+        assert log.lines == 3
+        log.finish(done=True)
+    metrics, card = read_metrics(tmp_path / "r"), read_card(tmp_path / "r")
+    assert list(metrics["loss"]) == [0.0, 0.5, 9.0]
+    assert 100 <= metrics["seconds"].iloc[-1] <= card["seconds"] < 130
+    assert card["started"] == started and card["resumed"] == 1
+
+
+def test_a_log_shorter_than_its_state_says_is_named(tmp_path):
+    with RunLog(tmp_path / "r", {"method": "x"}) as log:
+        log.log(step=0, split="train")
+    with pytest.raises(UserError, match=r"metrics\.jsonl: has fewer than 2 lines"):
+        RunLog(tmp_path / "r", {}, overwrite=True, resume=(2, 1.0))
+
+
+def test_a_field_that_a_stored_configuration_lacks_had_its_default():
+    from reft_lib.config import PpoConfig, RunConfig
+
+    stored = runlog.jsonable(RunConfig(seed=3))
+    assert runlog.same_config(stored, RunConfig(seed=3))
+    assert not runlog.same_config(stored, RunConfig(seed=4))
+    del stored["rerank"], stored["ppo"]["clip"], stored["self_train"]
+    assert runlog.same_config(stored, RunConfig(seed=3))
+    assert not runlog.same_config(stored, RunConfig(seed=3, rerank=True))
+    assert not runlog.same_config(stored, RunConfig(seed=3, ppo=PpoConfig(clip=0.3)))
+    assert not runlog.same_config(stored | {"gone": 1}, RunConfig(seed=3))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 import torch
 
@@ -76,11 +74,18 @@ def test_same_seed_same_run(new_model, tokenizer, examples):
     assert run(1) == run(1) != run(2)
 
 
-def test_batches_cover_every_row_once():
-    rows = list(range(10))
-    batches = sft.shuffled_batches(rows, 4, random.Random(0))
-    assert [len(b) for b in batches] == [4, 4, 2]
-    assert sorted(x for b in batches for x in b) == rows
+def test_an_epoch_is_the_mean_of_its_steps(new_model, tokenizer, examples):
+    config = SftConfig(epochs=2, batch_size=3, lr=1e-2)
+
+    def run(loop):
+        model = lora.add_adapter(new_model(), LORA)
+        return list(loop(model, tokenizer, examples, "ncot", config, 1))
+
+    steps, epochs = run(sft.sft_steps), run(sft.sft)
+    assert len(steps) == 4 and [e["epoch"] for e in epochs] == [1, 2]
+    for epoch, (a, b) in zip(epochs, (steps[:2], steps[2:]), strict=True):
+        assert epoch["loss"] == pytest.approx((a["loss"] + b["loss"]) / 2)
+        assert epoch["grad_norm"] == pytest.approx((a["grad_norm"] + b["grad_norm"]) / 2)
 
 
 def test_a_loss_that_is_not_finite_stops_with_one_line(new_model, tokenizer, examples):

@@ -1,15 +1,17 @@
-"""Intervals, against printed tables, other implementations and simulated coverage."""
+"""Intervals, pass@k and AUC, against tables, enumeration, other formulas and simulation."""
 
 from __future__ import annotations
 
+import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 
 from reft_lib.errors import UserError
-from reft_lib.stats import mean_interval, paired_bootstrap, paired_interval, wilson
+from reft_lib.stats import auc, mean_interval, paired_bootstrap, paired_interval, pass_at_k, wilson
 
 
 @pytest.mark.parametrize(
@@ -127,3 +129,86 @@ def test_bootstrap_averages_seeds_before_it_draws_questions():
 def test_confidence_is_a_fraction(conf):
     with pytest.raises(UserError, match="between 0 and 1"):
         wilson(1, 2, conf)
+
+
+def test_pass_at_k_equals_trying_every_subset():
+    for n in range(1, 8):
+        for c in range(n + 1):
+            responses = [True] * c + [False] * (n - c)
+            for k in range(1, n + 1):
+                subsets = list(itertools.combinations(responses, k))
+                share = sum(any(s) for s in subsets) / len(subsets)
+                assert pass_at_k(n, c, k) == pytest.approx(share, abs=1e-15)
+
+
+def test_pass_at_k_is_unbiased():
+    """Averaged over what n responses can bring, it is the chance of k fresh ones, exactly."""
+    n, p = 9, Fraction(2, 7)
+    for k in range(1, n + 1):
+        mean = sum(
+            math.comb(n, c) * p**c * (1 - p) ** (n - c) * Fraction(pass_at_k(n, c, k))
+            for c in range(n + 1)
+        )
+        assert float(mean) == pytest.approx(float(1 - (1 - p) ** k), abs=1e-14)
+        obvious = sum(
+            math.comb(n, c) * p**c * (1 - p) ** (n - c) * (1 - (1 - Fraction(c, n)) ** k)
+            for c in range(n + 1)
+        )
+        assert k == 1 or float(obvious) < float(mean) - 1e-3
+
+
+@pytest.mark.parametrize("n, c, k", [(100, 1, 100), (1000, 3, 16), (1000, 990, 5), (20000, 7, 999)])
+def test_pass_at_k_of_many_responses_as_a_product(n, c, k):
+    """Chen et al. multiply 1 - k/i for i from n - c + 1 to n."""
+    product = 1.0
+    for i in range(n - c + 1, n + 1):
+        product *= max(0.0, 1 - k / i)
+    assert pass_at_k(n, c, k) == pytest.approx(1 - product, rel=1e-12)
+
+
+def test_pass_at_k_rises_with_k_and_with_c():
+    table = np.array([[pass_at_k(16, c, k) for k in range(1, 17)] for c in range(17)])
+    assert (np.diff(table, axis=0) >= 0).all() and (np.diff(table, axis=1) >= 0).all()
+    assert table[:, 0] == pytest.approx(np.arange(17) / 16) and (table[1:, 15] == 1).all()
+    assert (table[0] == 0).all()
+
+
+@pytest.mark.parametrize("n, c, k", [(4, 5, 1), (4, -1, 1), (4, 2, 5), (4, 2, 0), (0, 0, 1)])
+def test_pass_at_k_refuses_what_cannot_be_known(n, c, k):
+    with pytest.raises(UserError, match=f"pass@{k}: {c} right of {n}; wanted 0 <= c <= n"):
+        pass_at_k(n, c, k)
+
+
+def test_auc_counts_pairs():
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 6, size=60).astype(float)  # with ties
+    right, groups = rng.random(60) < 0.3, rng.integers(0, 5, size=60)
+
+    def by_pairs(allowed):
+        wins, pairs = 0.0, 0
+        for i, j in itertools.product(range(60), repeat=2):
+            if right[i] and not right[j] and allowed(i, j):
+                wins += (scores[i] > scores[j]) + 0.5 * (scores[i] == scores[j])
+                pairs += 1
+        return wins / pairs
+
+    assert auc(scores, right) == pytest.approx(by_pairs(lambda i, j: True), abs=1e-12)
+    within = by_pairs(lambda i, j: groups[i] == groups[j])
+    assert auc(scores, right, groups) == pytest.approx(within, abs=1e-12)
+    assert auc(scores, right, [f"q{g}" for g in groups]) == pytest.approx(within, abs=1e-12)
+
+
+def test_auc_of_the_extremes():
+    assert auc([1, 2, 3, 4], [False, False, True, True]) == 1.0
+    assert auc([4, 3, 2, 1], [False, False, True, True]) == 0.0
+    assert auc([5, 5, 5], [True, False, False]) == 0.5
+    assert math.isnan(auc([1, 2], [True, True])) and math.isnan(auc([], []))
+    # knowing only which question is hard ranks all responses, but not those of one question
+    assert auc([9, 9, 9, 1, 1, 1], [True, True, False, True, False, False]) > 0.6
+    assert auc([9, 9, 9, 1, 1, 1], [1, 1, 0, 1, 0, 0], [0, 0, 0, 1, 1, 1]) == 0.5
+
+
+@pytest.mark.parametrize("scores, right", [([1.0], [True, False]), ([math.nan, 1], [True, False])])
+def test_auc_wants_a_score_for_each(scores, right):
+    with pytest.raises(UserError, match="wanted one for each"):
+        auc(scores, right)

@@ -1,0 +1,213 @@
+"""The phases of a unit: how the training of each method is prepared.
+
+A phase is a policy, a loop over steps, and when to validate (:class:`reft_lib.task.Phase`); what
+is common to all of them, running, validating, testing, stands in :mod:`reft_lib.unit`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from reft_lib import evaluate, lora, ppo, resume, self_training, sft, verifier
+from reft_lib.config import Method, PpoConfig, SelfTrainConfig, SftConfig
+from reft_lib.data import Example
+from reft_lib.evaluate import Answers
+from reft_lib.loop import Loop
+from reft_lib.rewards import AnswerReward
+from reft_lib.task import Phase, Task, Weights, part, restore
+from reft_lib.value import ValueHead
+from reft_lib.verifier import Verifier
+
+VERIFIER = "verifier"
+"""The folder of a trained verifier, beside the state."""
+KEPT = "kept.json"
+"""The rows that offline self-training imitates."""
+
+
+def begin_sft(task: Task) -> Phase:
+    """Prepare SFT, on whose way the warm-up policy is kept."""
+    phase = on_annotations("sft", task, task.splits["train"], task.config.sft)
+    phase.validate_at.add(int(task.config.warmup_epochs * phase.per_epoch))
+    return phase
+
+
+def on_annotations(method: str, task: Task, rows: Sequence[Example], settings: SftConfig) -> Phase:
+    """Return a phase that trains the base model on annotations, validated by the epoch."""
+    config = task.config
+    model, tokenizer = task.base()
+    model = lora.add_adapter(model, config.lora, seed=config.seed)
+    loop = sft.begin(model, settings, config.seed)
+    steps = sft.sft_steps(
+        model, tokenizer, rows, config.fmt, settings, config.seed, task.bf16, loop
+    )
+    per_epoch = sft.steps_per_epoch(len(rows), settings)
+    epochs = range(settings.eval_every, settings.epochs + 1, settings.eval_every)
+    return Phase(
+        method=method,
+        policy=model,
+        tokenizer=tokenizer,
+        loop=loop,
+        steps=steps,
+        total=settings.epochs * per_epoch,
+        per_epoch=per_epoch,
+        validate_at={epoch * per_epoch for epoch in epochs},
+        counts="epoch",
+        after_warm_up=False,
+        log_every=per_epoch,
+        summarise=sft.epoch_metrics,
+    )
+
+
+def warm_policy(task: Task, seed: int) -> tuple[Any, Any]:
+    """Return the warm-up policy, ready to be trained on, and its tokenizer.
+
+    It is merged and gets a fresh adapter; with bfloat16 weights, which a merge would round, its own
+    adapter is trained on, and a frozen copy is the reference.
+    """
+    config = task.config
+    model, tokenizer = task.base()
+    model = lora.add_adapter(model, config.lora, seed=config.seed)
+    restore(model, task.warm)
+    task.keep_adapter(model, "warmup")  # a fresh adapter belongs on top of this one, merged
+    if config.weights != "float32":
+        return lora.keep_reference(model), tokenizer
+    return lora.add_adapter(lora.merge(model), config.lora, seed=seed), tokenizer
+
+
+def begin_reft(task: Task) -> Phase:
+    """Prepare PPO from the warm-up policy."""
+    config, settings = task.config, task.config.ppo
+    policy, tokenizer = warm_policy(task, config.seed + 1)
+    if config.fmt == "pcot":
+        settings = replace(settings, beta=config.beta_programs)
+    loop = ppo.begin(policy, settings, config.seed)
+    reward = AnswerReward(config.fmt, partial=settings.partial_reward)
+    steps = ppo.ppo(
+        policy, tokenizer, task.splits["train"], config.fmt, reward, settings, config.sample,
+        config.seed, task.bf16, loop,
+    )  # fmt: skip
+    return on_rollouts("reft", task, policy, tokenizer, loop, steps, settings)
+
+
+def begin_online(task: Task) -> Phase:
+    """Prepare online self-training from the warm-up policy."""
+    config, settings = task.config, task.config.self_train
+    policy, tokenizer = warm_policy(task, config.seed + 1)
+    loop = self_training.begin(policy, settings, config.seed)
+    steps = self_training.online(
+        policy, tokenizer, task.splits["train"], config.fmt, AnswerReward(config.fmt), settings,
+        config.sample, config.seed, task.bf16, loop,
+    )  # fmt: skip
+    return on_rollouts("online_st", task, policy, tokenizer, loop, steps, settings)
+
+
+def on_rollouts(
+    method: str,
+    task: Task,
+    policy: Any,
+    tokenizer: Any,
+    loop: Loop,
+    steps: Iterator[dict[str, float]],
+    settings: PpoConfig | SelfTrainConfig,
+) -> Phase:
+    """Return a phase whose steps are rollout batches; it is validated before the first, too."""
+    return Phase(
+        method=method,
+        policy=policy,
+        tokenizer=tokenizer,
+        loop=loop,
+        steps=steps,
+        total=settings.steps,
+        per_epoch=len(task.splits["train"]) / settings.batch_size,
+        validate_at={*range(0, settings.steps, settings.eval_every), settings.steps},
+    )
+
+
+def begin_offline(task: Task) -> Phase:
+    """Prepare offline self-training: SFT of the base model on right samples of the warm-up policy.
+
+    What was kept is stored beside the state, for sampling is most of the work.
+    """
+    config, train = task.config, task.splits["train"]
+    path = task.folder / KEPT
+    if path.is_file():
+        rows = [Example(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
+    else:
+        result = sample_warm(task, config.self_train.samples)
+        rows = self_training.keep(result, train, config.fmt, config.self_train.keep)
+        resume.write_text(path, json.dumps([asdict(row) for row in rows]))
+    epochs = replace(config.sft, epochs=config.self_train.sft_epochs)
+    phase = on_annotations("offline_st", task, rows, epochs)
+    phase.after_warm_up = True
+    return phase
+
+
+def sample_warm(task: Task, samples: int) -> Answers:
+    """Sample so many responses to every training question from the warm-up policy."""
+    config = task.config
+    policy, tokenizer = warm_policy(task, config.seed)
+    return evaluate.answer(
+        lora.merge(policy) if config.weights == "float32" else policy,
+        tokenizer, task.splits["train"], config.fmt, config.sample, votes=samples,
+        seed=config.seed, desc="samples of the warm-up policy", memo=task.memo(f"warm {samples}"),
+    )  # fmt: skip
+
+
+def trained_verifier(task: Task) -> Verifier:
+    """Return the verifier of a unit, trained at the first call and stored beside the state.
+
+    Its trunk is the warm-up policy, whose samples it learns from; tests never enter.
+    """
+    if task.verifier is None:
+        saved = resume.load(task.folder / VERIFIER)
+        task.verifier = _new_verifier(task) if saved is None else _stored_verifier(task, *saved)
+    if not task.progress.verified:
+        for metrics in task.verifier.history:
+            step = int(metrics["epoch"])
+            task.log.log(step=step, split="train", method="verifier", **metrics)
+        task.progress.verified = True
+    return task.verifier
+
+
+def _new_verifier(task: Task) -> Verifier:
+    """Sample from the warm-up policy, train a verifier on that, store it."""
+    config = task.config
+    result = sample_warm(task, config.verifier.samples)
+    policy, tokenizer = warm_policy(task, config.seed)
+    samples = verifier.distinct(result, task.splits["train"])
+    found = verifier.train(
+        policy, tokenizer, samples, config.fmt, config.verifier, config.lora, config.seed, task.bf16
+    )
+    tensors = {f"adapter.{name}": x for name, x in _verifier_weights(found.model).items()}
+    tensors |= {f"head.{name}": x for name, x in found.head.state_dict().items()}
+    notes = {"log_odds": found.log_odds, "epoch": found.epoch, "history": found.history}
+    resume.save(task.folder / VERIFIER, tensors, notes)
+    return found
+
+
+def _stored_verifier(task: Task, tensors: Weights, notes: dict[str, Any]) -> Verifier:
+    """Put a stored verifier on its trunk again."""
+    config = task.config
+    policy, tokenizer = warm_policy(task, config.seed)
+    model = lora.add_adapter(policy, config.lora, config.seed, verifier.ADAPTER)
+    restore(model, part(tensors, "adapter"))
+    head = ValueHead(model.config.hidden_size).to(model.device)
+    head.load_state_dict(part(tensors, "head"))
+    return Verifier(model, tokenizer, config.fmt, head, config.verifier, **notes)
+
+
+def _verifier_weights(model: Any) -> Weights:
+    """Return the parameters of the verifier's adapter by name."""
+    return {n: p for n, p in model.named_parameters() if f".{verifier.ADAPTER}." in n}
+
+
+PHASES: dict[Method, Callable[[Task], Phase]] = {
+    "sft": begin_sft,
+    "offline_st": begin_offline,
+    "online_st": begin_online,
+    "reft": begin_reft,
+}
+"""How each method is prepared."""

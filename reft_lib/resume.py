@@ -1,0 +1,202 @@
+"""Put the state of a run on disk, whole or not at all, in files that travel.
+
+A state is a set of tensors and a set of notes (what JSON can hold). The tensors go into
+safetensors files of at most ``SHARD_BYTES`` each, because some machines and hosts refuse larger
+ones. ``state.json`` names them and is replaced last and in one piece: whoever reads the folder
+finds the old state or the new one, at whatever moment the writer was killed.
+
+Evaluations are long, too. The responses they have sampled so far are kept beside the state
+(:class:`Memo`), and :class:`Clock` says, between two pieces of work, when to save and when to stop.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reft_lib.errors import UserError
+
+NOTES = "state.json"
+"""The file that names the others."""
+ANSWERS = "answers"
+"""What the names of the files begin with that hold responses of evaluations."""
+SHARD_BYTES = 15_000_000
+"""Largest sum of tensor sizes in a file; a tensor larger than that has a file of its own."""
+
+
+class OutOfTime(Exception):
+    """The time that the run was given is over; its state has been saved."""
+
+
+class Clock:
+    """Says between two pieces of work when to save, and when to stop.
+
+    Parameters
+    ----------
+    minutes : float, optional
+        Stop before this much time has passed; never if None.
+    save_every : float
+        Seconds between two saves.
+    """
+
+    def __init__(self, minutes: float | None = None, save_every: float = 60.0) -> None:
+        self.last = self.saved = time.monotonic()
+        self.deadline = None if minutes is None else self.last + 60 * minutes
+        self.save_every = save_every
+        self.longest = 0.0
+
+    def tick(self, save: Callable[[], None]) -> None:
+        """Save if it is time; raise :class:`OutOfTime` if another such piece might not fit."""
+        now = time.monotonic()
+        self.longest = max(self.longest, now - self.last)
+        stop = self.deadline is not None and now + 1.25 * self.longest > self.deadline
+        if stop or now - self.saved >= self.save_every:
+            save()
+            self.saved = time.monotonic()
+        if stop:
+            raise OutOfTime
+        self.last = time.monotonic()
+
+
+class Memo:
+    """Responses of one evaluation, by chunk of questions, so that none is sampled twice.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the state lies.
+    key : str
+        Names the evaluation, and the file.
+    after : callable
+        Called after every chunk; may raise :class:`OutOfTime`.
+    """
+
+    def __init__(self, folder: Path, key: str, after: Callable[[], None]) -> None:
+        slug = re.sub(r"\W+", "-", key)
+        self.path, self.after = folder / f"{ANSWERS}-{slug}.jsonl", after
+        self.found: dict[int, tuple[Any, Tensor]] = {}
+        text = self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
+        whole = text[: text.rfind("\n") + 1]  # what stands after the last line's end was cut off
+        for row in map(json.loads, whole.splitlines()):
+            state = torch.tensor(list(bytes.fromhex(row["generator"])), dtype=torch.uint8)
+            self.found[row["chunk"]] = (row["sampled"], state)
+        if whole != text:
+            self.path.write_text(whole, encoding="utf-8")
+
+    def put(self, chunk: int, sampled: Any, generator: torch.Generator) -> None:
+        """Keep what was sampled for a chunk, and where the random numbers stand after it."""
+        state = bytes(generator.get_state().tolist()).hex()
+        row = {"chunk": chunk, "sampled": sampled, "generator": state}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        self.after()
+
+
+def save(folder: Path, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
+    """Write a state in place of the one that the folder holds.
+
+    Raises
+    ------
+    UserError
+        If the folder cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        old = {path.name for path in folder.glob("*.safetensors")}
+        version = 1 + max((int(name.split("-")[1]) for name in old), default=0)
+        shards = {}
+        for i, names in enumerate(split_shards(tensors)):
+            file = f"state-{version}-{i}.safetensors"
+            save_file({n: tensors[n].detach().cpu().contiguous() for n in names}, folder / file)
+            shards[file] = names
+        _write_notes(folder, shards, notes)
+        for name in old:
+            (folder / name).unlink()
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the state of the run cannot be written ({error.strerror}); "
+            "choose a folder that can be written"
+        ) from error
+
+
+def save_notes(folder: Path, notes: dict[str, Any]) -> None:
+    """Replace the notes of a state, and leave its tensors."""
+    shards = json.loads((folder / NOTES).read_text(encoding="utf-8"))["shards"]
+    _write_notes(folder, shards, notes)
+
+
+def _write_notes(folder: Path, shards: dict[str, list[str]], notes: dict[str, Any]) -> None:
+    write_text(folder / NOTES, json.dumps({"shards": shards, "notes": notes}))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.part")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def split_shards(tensors: dict[str, Tensor], limit: int = SHARD_BYTES) -> list[list[str]]:
+    """Return the names of the tensors of each file, in order."""
+    shards: list[list[str]] = []
+    room = 0
+    for name, x in tensors.items():
+        size = x.numel() * x.element_size()
+        if not shards or size > room:
+            shards.append([])
+            room = limit
+        shards[-1].append(name)
+        room -= size
+    return shards
+
+
+def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Return the tensors and notes of a folder, None if there is no state in it.
+
+    Raises
+    ------
+    UserError
+        If the state is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / NOTES
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        tensors: dict[str, Tensor] = {}
+        for file, names in found["shards"].items():
+            shard = load_file(folder / file)
+            tensors |= {name: shard[name] for name in names}
+        return tensors, found["notes"]
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(
+            f"{path}: the state of the run is damaged ({error}); remove the folder to begin anew"
+        ) from error
+
+
+def forget(folder: Path, key: str) -> None:
+    """Remove the responses of the evaluations whose keys begin like this."""
+    for path in folder.glob(f"{ANSWERS}-{key}*.jsonl"):
+        path.unlink()
+
+
+def clear(folder: Path) -> None:
+    """Remove a state and its folder."""
+    if folder.is_dir():
+        shutil.rmtree(folder)
