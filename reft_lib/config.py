@@ -63,7 +63,7 @@ def _one_gpu(name: str, model: str, dataset: str, fmt: Format, **changes: Any) -
         n_hard=0,
         weights="bfloat16",
         warmup_epochs=2,
-        sft=SftConfig(epochs=10, batch_size=48, lr=5e-4),
+        sft=SftConfig(epochs=10, batch_size=48, micro_batch=24, lr=5e-4),
         ppo=PpoConfig(
             steps=200,
             batch_size=256,
@@ -162,6 +162,7 @@ PRESETS |= {
         model,
         "gsm8k",
         fmt,
+        sft=SftConfig(epochs=10, batch_size=48, micro_batch=8, lr=2e-4),
         ppo=PpoConfig(steps=200, batch_size=rows, minibatches=4, micro_batch=8, lr=5e-5),
         sample=SampleConfig(max_new_tokens=256, batch_size=rows, votes=16),
     )

@@ -65,7 +65,7 @@ class Loop:
             "groups": optimizer["param_groups"],
             "shuffle": self.shuffle.getstate(),
             "step": self.step,
-            "waiting": self.waiting,
+            "waiting": list(self.waiting),
         }
         return tensors, notes
 

@@ -150,12 +150,18 @@ def keep_reference(model: Any) -> Any:
     name = model.active_adapter
     with seeded(0), flags_kept(model):
         model.add_adapter(REFERENCE, copy.copy(model.peft_config[name]))
-    pairs = zip(adapter_parameters(model, name), adapter_parameters(model, REFERENCE), strict=True)
-    with torch.no_grad():
-        for mine, kept in pairs:
-            kept.copy_(mine)
-            kept.requires_grad_(False)
+    copy_adapter(model, name, REFERENCE)
+    for parameter in adapter_parameters(model, REFERENCE):
+        parameter.requires_grad_(False)
     return model
+
+
+@torch.no_grad()
+def copy_adapter(model: Any, source: str, target: str) -> None:
+    """Give one adapter of a model the numbers of another, of the same rank and layers."""
+    pairs = zip(adapter_parameters(model, source), adapter_parameters(model, target), strict=True)
+    for x, mine in pairs:
+        mine.copy_(x)
 
 
 def merge(model: Any) -> Any:

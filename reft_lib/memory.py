@@ -106,10 +106,11 @@ def estimate(config: RunConfig, prompt_tokens: int = 160) -> dict[str, float]:
     size = BYTES[config.weights]
     length = prompt_tokens + sample.max_new_tokens
     rows = max(config.ppo.batch_size, sample.batch_size)
-    micro = min(config.ppo.micro_batch, config.ppo.batch_size)
+    micro = max(min(c.micro_batch, c.batch_size) for c in (config.sft, config.ppo))
     found = {
         "weights": float(size * shape.parameters),
-        "adapter": 16.0 * shape.adapter(rank),  # float32: itself, gradient, two moments
+        # float32: itself, gradient, two moments; the best so far, the warm-up's, the reference
+        "adapter": 28.0 * shape.adapter(rank),
         "sampling": 2.0 * size * shape.layers * shape.kv * length * rows,
         # logits of the responses: as computed, in float32, and the gradient of both
         "update": kept_bytes(shape, micro * length, rank, config.weights)

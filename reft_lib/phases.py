@@ -44,7 +44,7 @@ def on_annotations(method: str, task: Task, rows: Sequence[Example], settings: S
         model, tokenizer, rows, config.fmt, settings, config.seed, task.bf16, loop
     )
     per_epoch = sft.steps_per_epoch(len(rows), settings)
-    epochs = range(settings.eval_every, settings.epochs + 1, settings.eval_every)
+    epochs = {*range(settings.eval_every, settings.epochs, settings.eval_every), settings.epochs}
     return Phase(
         method=method,
         policy=model,

@@ -144,7 +144,9 @@ def new_value_head(policy: Any, config: PpoConfig, seed: int) -> ValueHead:
         head = ValueHead(policy.config.hidden_size, detach=config.value_trunk == "detached")
     if config.value_trunk == "separate":
         policy_lora = policy.peft_config[policy.active_adapter]
-        settings = LoraSettings(policy_lora.r, policy_lora.lora_alpha)
+        targets = policy_lora.target_modules  # peft writes "all-linear" out, as a set
+        targets = targets if isinstance(targets, str) else LoraSettings.targets
+        settings = LoraSettings(policy_lora.r, policy_lora.lora_alpha, targets)
         lora.add_adapter(policy, settings, seed, VALUE_ADAPTER)
     return head.to(policy.device)
 

@@ -88,5 +88,9 @@ def where(folder: Path) -> str:
         return "stopped before its first step"
     progress = saved[1]["progress"]
     step = progress["loop"].get("step", 0)
-    stage = "its tests are going on" if progress["trained"] else f"at step {step}"
-    return f"stopped in {progress['method']}, {stage}, after {progress['seconds'] / 60:.1f} minutes"
+    stage = f"in {progress['method']}, at step {step}"
+    if progress["method"] in progress["summary"]:
+        stage = f"between {progress['method']} and the next method"
+    elif progress["trained"]:
+        stage = f"in {progress['method']}, its tests are going on"
+    return f"stopped {stage}, after {progress['seconds'] / 60:.1f} minutes"

@@ -16,7 +16,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,15 +91,16 @@ class Memo:
             state = torch.tensor(list(bytes.fromhex(row["generator"])), dtype=torch.uint8)
             self.found[row["chunk"]] = (row["sampled"], state)
         if whole != text:
-            self.path.write_text(whole, encoding="utf-8")
+            write_text(self.path, whole)
 
     def put(self, chunk: int, sampled: Any, generator: torch.Generator) -> None:
         """Keep what was sampled for a chunk, and where the random numbers stand after it."""
         state = bytes(generator.get_state().tolist()).hex()
         row = {"chunk": chunk, "sampled": sampled, "generator": state}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        with refusing(self.path.parent):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
         self.after()
 
 
@@ -112,7 +114,7 @@ def save(folder: Path, tensors: dict[str, Tensor], notes: dict[str, Any]) -> Non
     """
     from safetensors.torch import save_file
 
-    try:
+    with refusing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         old = {path.name for path in folder.glob("*.safetensors")}
         version = 1 + max((int(name.split("-")[1]) for name in old), default=0)
@@ -124,11 +126,25 @@ def save(folder: Path, tensors: dict[str, Tensor], notes: dict[str, Any]) -> Non
         _write_notes(folder, shards, notes)
         for name in old:
             (folder / name).unlink()
-    except OSError as error:
+
+
+@contextmanager
+def refusing(folder: Path) -> Iterator[None]:
+    """Turn what goes wrong in writing to a folder into a UserError."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk, too
         raise UserError(
-            f"{folder}: the state of the run cannot be written ({error.strerror}); "
-            "choose a folder that can be written"
+            f"{folder}: the state of the run cannot be written ({error}); make room, or choose a "
+            "folder that can be written"
         ) from error
+
+
+def load_notes(folder: Path) -> dict[str, Any]:
+    """Return the notes of the state that a folder holds."""
+    return json.loads((folder / NOTES).read_text(encoding="utf-8"))["notes"]
 
 
 def save_notes(folder: Path, notes: dict[str, Any]) -> None:
@@ -142,11 +158,12 @@ def _write_notes(folder: Path, shards: dict[str, list[str]], notes: dict[str, An
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file as a whole or not at all; raises UserError if that cannot be done."""
     unfinished = path.with_name(f".{path.name}.part")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
+    with refusing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(text, encoding="utf-8")
+        os.replace(unfinished, path)
 
 
 def split_shards(tensors: dict[str, Tensor], limit: int = SHARD_BYTES) -> list[list[str]]:

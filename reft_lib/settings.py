@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from reft_lib.errors import UserError
 
@@ -48,6 +48,9 @@ class Checked:
                 if not math.isfinite(figure) or figure < 0 or (figure == 0 and not zero_too):
                     least = "at least 0" if zero_too else "above 0"
                     raise UserError(f"{name} is {figure}; it must be a number {least}")
+        parts, rows = vars(self).get("minibatches", 0), vars(self).get("batch_size", 0)
+        if parts > rows:
+            raise UserError(f"minibatches is {parts}; batch_size, {rows}, has no row for each")
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class SftConfig(Checked):
     """Passes over the training questions."""
     batch_size: int = 32
     """Examples in an optimiser step."""
+    micro_batch: int = 64
+    """Rows in one forward pass; changes memory, not the result."""
     lr: float = 2e-3
     """Constant learning rate of AdamW, after the warm-up steps."""
     lr_warmup_steps: int = 10
@@ -238,6 +243,10 @@ class RunConfig(Checked):
                 f"methods is {' '.join(self.methods) or 'empty'}; it must begin with sft and name "
                 "each method once"
             )
+        for method in self.methods:
+            if method not in get_args(Method):
+                known = ", ".join(get_args(Method))
+                raise UserError(f"unknown method {method!r}; there are: {known}")
         if self.rerank and self.sample.votes < 2:
             raise UserError("rerank needs samples to choose from; sample.votes must be at least 2")
         if not 1 <= self.warmup_epochs <= self.sft.epochs:

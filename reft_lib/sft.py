@@ -144,23 +144,42 @@ def sft_steps(
     while loop.step < config.epochs * per_epoch:
         started = time.monotonic()
         rows = [pairs[i] for i in loop.draw(len(pairs), config.batch_size)]
-        batch = collate(rows, tokenizer.eos_token_id, model.device)
-        with models.autocast(model.device, bf16):
-            batch_loss = loss(model, batch)
-        if not torch.isfinite(batch_loss):
-            where = f"SFT epoch {loop.step // per_epoch + 1}, step {loop.step}"
-            raise NumericalError(f"{where}: loss is {batch_loss.item()}; lower sft.lr")
+        loop.optimizer.zero_grad()
+        batch_loss = 0.0
+        for part, share in micro_batches(rows, config.micro_batch):
+            batch = collate(part, tokenizer.eos_token_id, model.device)
+            with models.autocast(model.device, bf16):
+                part_loss = loss(model, batch) * share
+            if not torch.isfinite(part_loss):
+                where = f"SFT epoch {loop.step // per_epoch + 1}, step {loop.step}"
+                raise NumericalError(f"{where}: loss is {part_loss.item()}; lower sft.lr")
+            part_loss.backward()
+            batch_loss += part_loss.item()
         loop.step += 1
         for group in loop.optimizer.param_groups:
             group["lr"] = config.lr * min(1.0, loop.step / max(1, config.lr_warmup_steps))
-        loop.optimizer.zero_grad()
-        batch_loss.backward()
         norm = float(
             torch.nn.utils.clip_grad_norm_(lora.trainable_parameters(model), config.grad_clip)
         )
         loop.optimizer.step()
         seconds = time.monotonic() - started
-        yield {"loss": batch_loss.item(), "grad_norm": norm, "step_seconds": seconds}
+        yield {"loss": batch_loss, "grad_norm": norm, "step_seconds": seconds}
+
+
+def micro_batches(
+    rows: Sequence[tuple[list[int], list[int]]], size: int
+) -> Iterator[tuple[list[tuple[list[int], list[int]]], float]]:
+    """Yield parts of a batch that fit memory, each with its share of the batch's target tokens.
+
+    The parts' losses, weighted by their shares, add up to the loss of the batch. A batch that fits
+    is one part; otherwise rows of like length stand side by side, which saves padding.
+    """
+    if len(rows) > size:
+        rows = sorted(rows, key=lambda row: len(row[0]) + len(row[1]))
+    total = sum(len(target) for _, target in rows)
+    for at in range(0, len(rows), size):
+        part = list(rows[at : at + size])
+        yield part, sum(len(target) for _, target in part) / total
 
 
 def sft(

@@ -8,7 +8,7 @@ outside :class:`Progress`, the tensors that :meth:`Task.save` writes, and the ru
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from reft_lib import adapter_files, models, resume, runlog
 from reft_lib.config import RunConfig, to_dict
 from reft_lib.data import Example
+from reft_lib.errors import UserError
 from reft_lib.loop import Loop
 from reft_lib.verifier import Verifier
 
@@ -45,6 +46,8 @@ class Progress:
     """Whether only its tests are left."""
     began: float = 0.0
     """Seconds of the run at which it began."""
+    ended: float = 0.0
+    """Seconds of the run at which it, with its tests, ended."""
     minutes: float = 0.0
     """Wall-clock of its training with validations, once that has ended."""
     tested: dict[str, float] = field(default_factory=dict)
@@ -121,14 +124,24 @@ class Task:
         self.progress.lines, self.progress.seconds = self.log.lines, self.log.seconds
         resume.save_notes(self.folder, self.notes())
 
+    def save_seconds(self) -> None:
+        """Write how long the run has taken; the state stays the one from which it would go on."""
+        notes = resume.load_notes(self.folder)
+        notes["progress"]["seconds"] = self.log.seconds
+        resume.save_notes(self.folder, notes)
+
     def notes(self) -> dict[str, Any]:
         """Return what a state holds besides tensors."""
         progress = runlog.jsonable(asdict(self.progress), text=str)
-        return {"config": runlog.jsonable(to_dict(self.config)), "progress": progress}
+        return {
+            "config": runlog.jsonable(to_dict(self.config)),
+            "device": models.pick_device(self.device).type,
+            "progress": progress,
+        }
 
     def memo(self, key: str) -> resume.Memo:
         """Return the memory of one evaluation; ``key`` tells it from all others of the unit."""
-        return resume.Memo(self.folder, key, lambda: self.clock.tick(lambda: None))
+        return resume.Memo(self.folder, key, lambda: self.clock.tick(self.save_seconds))
 
 
 @dataclass
@@ -163,6 +176,31 @@ class Phase:
     def at(self) -> tuple[int, float]:
         """Return step and epoch of the present line of the log."""
         return self.loop.step // self.log_every, self.loop.step / self.per_epoch
+
+
+def unfinished(
+    notes: dict[str, Any], config: RunConfig, folder: Path, device: str, prints: dict[str, str]
+) -> Progress:
+    """Return how far the unfinished run in a folder is, of which ``notes`` are the state's.
+
+    Raises
+    ------
+    UserError
+        If it has another configuration, another kind of device (whose random numbers are not these)
+        or other questions, or another version of the library wrote it.
+    """
+    began, reason = notes.get("device", device), ""
+    if not runlog.same_config(notes["config"], config):
+        reason = "holds an unfinished run of another configuration"
+    elif began != device:
+        reason = f"its unfinished run began on {began}; go on with --device {began}"
+    elif runlog.read_card(folder).get("data") != prints:
+        reason = "its unfinished run began with other questions than the data set has now"
+    elif not set(notes["progress"]) <= {f.name for f in fields(Progress)}:
+        reason = "its unfinished run was begun by another version of reft_lib"
+    if reason:
+        raise UserError(f"{folder}: {reason}; or remove the folder, or choose another --out")
+    return Progress(**notes["progress"])
 
 
 def part(tensors: Weights, group: str) -> Weights:

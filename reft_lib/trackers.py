@@ -47,7 +47,7 @@ def start(
     Raises
     ------
     UserError
-        If a tracker is unknown or its package is not installed.
+        If a tracker is unknown, its package is not installed, or it does not start.
     """
     from accelerate import Accelerator
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
@@ -58,9 +58,16 @@ def start(
             raise UserError(f"unknown tracker {name!r}; there are: {', '.join(known)}")
         if isinstance(name, str) and name not in here:
             raise UserError(f"the tracker {name!r} needs its package: pip install {name}")
-    accelerator = Accelerator(log_with=list(names), project_dir=str(folder))
     flat = {key: x for key, x in config.items() if isinstance(x, (int, float, str, bool))}
-    accelerator.init_trackers("reft_lib", config=flat)
+    try:
+        accelerator = Accelerator(log_with=list(names), project_dir=str(folder))
+        accelerator.init_trackers("reft_lib", config=flat)
+    except Exception as error:  # not logged in, no network, a folder that cannot be written, ...
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"the trackers {', '.join(map(str, names))} do not start ({reason}); set them up, or "
+            "leave --trackers out"
+        ) from error
 
     def watch(number: int, line: dict[str, Any]) -> None:
         accelerator.log(scalars(line), step=number)

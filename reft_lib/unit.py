@@ -15,13 +15,22 @@ from typing import Any
 
 from tqdm import tqdm
 
-from reft_lib import data, evaluate, lora, resume, runlog, trackers, verifier
+from reft_lib import (
+    data,
+    evaluate,
+    lora,
+    machine,
+    models,
+    resume,
+    runlog,
+    trackers,
+    verifier,
+)
 from reft_lib.config import Method, RunConfig, to_dict
 from reft_lib.data import Example
-from reft_lib.errors import UserError
 from reft_lib.evaluate import Answers
 from reft_lib.phases import PHASES, trained_verifier
-from reft_lib.task import STATE, Phase, Progress, Task, adapter_weights, part, restore
+from reft_lib.task import STATE, Phase, Progress, Task, adapter_weights, part, restore, unfinished
 
 SHOWN = 12
 """Validation questions whose answers are stored at every validation."""
@@ -88,24 +97,25 @@ def run_unit(
     OutOfTime
         If the clock says stop; the state has been saved.
     UserError
-        If the state in the folder belongs to another configuration.
+        If the run in the folder cannot be taken up; see :func:`reft_lib.task.unfinished`.
     """
-    splits, progress = load_splits(config), Progress()
+    splits, used = load_splits(config), models.pick_device(device).type
+    prints = {name: data.fingerprint(rows) for name, rows in splits.items()}
     saved = resume.load(folder / STATE)
-    if saved is not None:
-        progress = Progress(**saved[1]["progress"])
-        if not runlog.same_config(saved[1]["config"], config):
-            raise UserError(
-                f"{folder}: holds an unfinished run of another configuration; finish it, remove "
-                "the folder, or choose another --out"
-            )
+    if saved is None:
+        resume.clear(folder / STATE)  # responses without a state belong to no run
+        progress = Progress()
+    else:
+        progress = unfinished(saved[1], config, folder, used, prints)
     card = {
         "method": "compare",
         "preset": config.name,
         "fmt": config.fmt,
         "seed": config.seed,
         "config": to_dict(config),
-        "data": {name: data.fingerprint(rows) for name, rows in splits.items()},
+        "data": prints,
+        # a GPU that is there and not used is not what the run was made on
+        "device": machine.device() | ({"gpu": None} if used == "cpu" else {}),
     }
     kept = (progress.lines, progress.seconds) if saved is not None else None
     with runlog.RunLog(folder, card, overwrite=True, resume=kept) as log:
@@ -128,7 +138,7 @@ def run_phase(task: Task, method: Method) -> None:
         done = task.progress
         task.progress = Progress(
             method,
-            began=task.log.seconds,
+            began=done.ended,  # what it prepared before a stop counts, too
             verified=done.verified,
             warm_minutes=done.warm_minutes,
             summary=done.summary,
@@ -148,6 +158,7 @@ def run_phase(task: Task, method: Method) -> None:
         "validation": progress.best,
         **progress.tested,
     }
+    progress.ended = task.log.seconds
     task.save_progress()
     resume.forget(task.folder, method)
 

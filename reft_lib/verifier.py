@@ -103,7 +103,8 @@ def train(
     ----------
     policy, tokenizer : the policy
         It gets one more adapter. The trunk is the model below a policy's adapter; to build on what
-        that has learnt too, merge it first (:func:`reft_lib.lora.merge`).
+        that has learnt too, merge it first (:func:`reft_lib.lora.merge`), or keep it as the
+        reference (:func:`reft_lib.lora.keep_reference`), as which the new adapter then begins.
     samples : sequence of Sample
         Responses to training questions (:func:`distinct`), never to test questions.
     fmt : {"ncot", "pcot"}
@@ -167,6 +168,8 @@ def begin(
             "questions to spare for holding out: sample more responses"
         )
     model = lora.add_adapter(policy, settings, seed, ADAPTER)
+    if lora.REFERENCE in model.peft_config:
+        lora.copy_adapter(model, lora.REFERENCE, ADAPTER)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = ValueHead(model.config.hidden_size).to(model.device)

@@ -7,8 +7,26 @@ import json
 
 import pytest
 
-from reft_lib import adapter_files, compare, data, evaluate, lora, models, results, runlog, unit
-from reft_lib.config import LoraSettings, PpoConfig, RunConfig, SampleConfig, SftConfig
+from reft_lib import (
+    adapter_files,
+    compare,
+    data,
+    evaluate,
+    lora,
+    machine,
+    models,
+    results,
+    runlog,
+    unit,
+)
+from reft_lib.config import (
+    LoraSettings,
+    PpoConfig,
+    RunConfig,
+    SampleConfig,
+    SelfTrainConfig,
+    SftConfig,
+)
 from reft_lib.errors import UserError
 
 TINY = RunConfig(
@@ -66,6 +84,29 @@ def test_unit_runs_and_reads_the_test_last(small_world, tmp_path):
         assert summary[method]["test_top1"] == test["accuracy"]
     saved = sorted(p.name for p in (tmp_path / "adapters").iterdir())
     assert saved == ["ncot-seed0-reft", "ncot-seed0-sft", "ncot-seed0-warmup"]
+
+
+def test_the_last_epoch_is_validated_whatever_the_interval(small_world, tmp_path):
+    config = dataclasses.replace(
+        TINY,
+        methods=("sft", "offline_st"),
+        warmup_epochs=1,
+        sft=dataclasses.replace(TINY.sft, eval_every=2),
+        self_train=SelfTrainConfig(samples=2, sft_epochs=1),
+    )
+    summary = unit.run_unit(config, tmp_path / "run")
+    metrics = runlog.read_metrics(tmp_path / "run")
+    shown = metrics[metrics["split"] == "validation"]
+    assert list(shown[shown["method"] == "sft"]["step"]) == [1, 2, 3]  # warm-up, interval, last
+    assert list(shown[shown["method"] == "offline_st"]["step"]) == [1]
+    assert summary["offline_st"]["best_epoch"] == 1 and summary["offline_st"]["validation"] >= 0
+
+
+def test_a_gpu_that_is_not_used_does_not_stand_in_the_card(small_world, tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "device", lambda: {"cpu": "C", "gpu": "G"})
+    config = dataclasses.replace(TINY, methods=("sft",))
+    unit.run_unit(config, tmp_path / "run", device="cpu")
+    assert runlog.read_card(tmp_path / "run")["device"] == {"cpu": "C", "gpu": None}
 
 
 def test_voting_may_read_a_part_of_the_test_and_the_harder_test_has_its_own_cut(

@@ -14,6 +14,7 @@ from reft_lib.config import (
     PretrainConfig,
     RunConfig,
     SampleConfig,
+    SelfTrainConfig,
     SftConfig,
     preset,
     to_dict,
@@ -120,6 +121,18 @@ def test_configurations_are_frozen_and_have_defaults(part):
 def test_a_number_that_no_run_could_use_is_named(part, name, figure, least):
     with pytest.raises(UserError, match=f"^{name} is .*; it must be a number {least}$"):
         part(**{name: figure})
+
+
+@pytest.mark.parametrize("part", [PpoConfig, SelfTrainConfig])
+def test_every_minibatch_has_a_row(part):
+    assert part(batch_size=3, minibatches=3).minibatches == 3
+    with pytest.raises(UserError, match="minibatches is 4; batch_size, 3, has no row for each"):
+        part(batch_size=3, minibatches=4)
+
+
+def test_an_unknown_method_is_named():
+    with pytest.raises(UserError, match="unknown method 'dpo'; there are: sft, .*reft"):
+        RunConfig(methods=("sft", "dpo"))
 
 
 def test_zero_is_fine_where_it_switches_something_off():

@@ -162,7 +162,8 @@ def test_the_nano_preset_departs_as_the_ledger_says() -> None:
     assert (paper.partial_reward, paper.value_trunk, paper.mean_per) == (0.1, "shared", "sequence")
     assert (nano.ppo.ppo_epochs, nano.ppo.minibatches, nano.ppo.value_coef) == (1, 8, 1.0)
     assert nano.ppo.beta == nano.beta_programs == 0.02
-    assert nano.warmup_epochs == 3
+    assert nano.warmup_epochs == 3 and nano.sft.epochs == 12
+    assert nano.ppo.steps * nano.ppo.batch_size == 7 * nano.n_train
     assert nano.ppo.lr >= 100 * 3e-6 and nano.sft.lr >= 100 * 2e-5  # the paper's smallest model
     assert SampleConfig().votes == nano.sample.votes == 16
     kept = ("gamma", "lam", "clip", "value_clip", "partial_reward", "value_trunk", "mean_per")

@@ -82,9 +82,11 @@ def test_a_restored_loop_does_what_it_would_have_done():
 def test_before_the_first_step_there_is_a_state_too():
     loop, weight = new_loop()
     tensors, notes = loop.state()
+    kept = json.dumps(notes)
     assert not [name for name in tensors if name.startswith("optimizer.")]
     tensors = {name: x.clone() for name, x in tensors.items()}  # else they move with the head
     expected = [advance(loop, weight) for _ in range(3)]
+    assert json.dumps(notes) == kept, "the notes of a state do not move with the loop"
     again, same = new_loop()
     again.restore(tensors, json.loads(json.dumps(notes)))
     assert [advance(again, same) for _ in range(3)] == expected

@@ -134,6 +134,14 @@ def test_value_gradient_goes_where_the_option_says(new_model, tokenizer, example
     assert max(v for n, v in separate.items() if ".value." in n) > 0
 
 
+def test_a_value_adapter_of_its_own_is_on_the_same_layers(new_model):
+    for targets in ("all-linear", ".*q_proj"):
+        policy = lora.add_adapter(new_model(), dataclasses.replace(LORA, targets=targets))
+        ppo.begin(policy, dataclasses.replace(CONFIG, value_trunk="separate"))
+        own, value = (lora.adapter_parameters(policy, n) for n in ("default", "value"))
+        assert [p.shape for p in own] == [p.shape for p in value]
+
+
 def test_base_weights_never_move_and_base_stays_to_the_bit(new_model, tokenizer, examples):
     policy = lora.add_adapter(new_model(), LORA)
     before = new_model()(input_ids=torch.tensor([[5, 6, 7]])).logits

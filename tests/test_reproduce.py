@@ -123,10 +123,13 @@ def test_bad_options_are_one_line(more, message, tmp_path, capsys):
 def test_where_a_run_stopped_is_said(tmp_path):
     assert reproduce.where(tmp_path) == "stopped before its first step"
     progress = {"method": "reft", "trained": False, "loop": {"step": 7}, "seconds": 90}
+    progress["summary"] = {"sft": {}}
     resume.save(tmp_path / "state", {}, {"progress": progress})
     assert reproduce.where(tmp_path) == "stopped in reft, at step 7, after 1.5 minutes"
     resume.save(tmp_path / "state", {}, {"progress": progress | {"trained": True}})
-    assert "its tests are going on" in reproduce.where(tmp_path)
+    assert "stopped in reft, its tests are going on" in reproduce.where(tmp_path)
+    resume.save(tmp_path / "state", {}, {"progress": progress | {"method": "sft"}})
+    assert "stopped between sft and the next method" in reproduce.where(tmp_path)
 
 
 def test_a_bad_device_is_refused_before_anything_is_written(tmp_path):

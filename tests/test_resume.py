@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import time
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from reft_lib import data, models, resume, runlog, unit
 from reft_lib.config import (
@@ -149,6 +151,82 @@ def test_the_state_of_another_configuration_is_not_taken_up(small_world, tmp_pat
         unit.run_unit(other, tmp_path / "run")
 
 
+def spoil_notes(folder, **changes):
+    path = folder / "run" / "state" / resume.NOTES
+    found = json.loads(path.read_text())
+    found["notes"] |= changes
+    path.write_text(json.dumps(found))
+    return found["notes"]
+
+
+def test_a_state_that_this_machine_cannot_go_on_with_is_one_line(
+    small_world, tmp_path, monkeypatch
+):
+    with pytest.raises(Killed):
+        run(tmp_path, Fragile(5))
+    kept = (tmp_path / "run" / "metrics.jsonl").read_text()
+    notes = spoil_notes(tmp_path, device="cuda")
+    with pytest.raises(UserError, match="run began on cuda; go on with --device cuda; or remove"):
+        run(tmp_path)
+    spoil_notes(tmp_path, device="cpu", progress=notes["progress"] | {"mood": 1})
+    with pytest.raises(UserError, match="another version of reft_lib"):
+        run(tmp_path)
+    spoil_notes(tmp_path, progress=notes["progress"])
+    load = data.load
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "load", lambda dataset, split: load(dataset, split)[::-1])
+        with pytest.raises(UserError, match="began with other questions"):
+            run(tmp_path)
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == kept
+    run(tmp_path)
+
+
+def test_responses_without_a_state_are_not_taken_for_this_runs(small_world, tmp_path):
+    run(tmp_path / "long")
+    stale = resume.Memo(tmp_path / "short" / "run" / "state", "sft 6 validation", lambda: None)
+    stale.put(0, [["?"] * 3, [True] * 3], torch.Generator())
+    run(tmp_path / "short")
+    assert result(tmp_path / "short") == result(tmp_path / "long")
+
+
+def test_time_spent_before_a_stop_counts(small_world, tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    class Stopping(resume.Clock):
+        """A clock on which every piece of work takes 6 s, and which stops after the n-th."""
+
+        def __init__(self, cut=0):
+            super().__init__()
+            self.cut, self.ticks = cut, 0
+
+        def tick(self, save):
+            now[0] += 6
+            self.ticks += 1
+            if self.ticks == self.cut:
+                save()
+                raise resume.OutOfTime
+
+    def took(folder):
+        card = runlog.read_card(folder / "run")
+        return card["seconds"], [one["minutes"] for one in card["summary"].values()]
+
+    config = dataclasses.replace(ALL, methods=("sft", "offline_st"), rerank=False)
+    counter = Stopping()
+    run(tmp_path / "long", counter, config)
+    seconds, minutes = took(tmp_path / "long")
+    assert seconds == 6 * counter.ticks and minutes[1] > 1
+    stops, cut = 0, 4  # in steps, validations, tests, and the samples of the warm-up policy
+    while True:
+        try:
+            run(tmp_path / "short", Stopping(cut), config)
+            break
+        except resume.OutOfTime:
+            stops += 1
+    assert stops == counter.ticks // cut
+    assert took(tmp_path / "short") == (seconds, pytest.approx(minutes))
+
+
 def test_a_clock_leaves_room_for_the_longest_piece(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(resume.time, "monotonic", lambda: now[0])
@@ -193,11 +271,12 @@ def test_files_stay_below_16_megabytes(tmp_path):
 
 
 @pytest.mark.parametrize("broken", ["replace", "save_file"])
-def test_a_failed_save_leaves_the_old_state(tmp_path, monkeypatch, broken):
+@pytest.mark.parametrize("kind", [OSError, SafetensorError])
+def test_a_failed_save_leaves_the_old_state(tmp_path, monkeypatch, broken, kind):
     resume.save(tmp_path, {"a": torch.ones(2)}, {"step": 1})
 
     def fail(*_):
-        raise OSError(28, "No space left on device")
+        raise kind("No space left on device")
 
     import safetensors.torch
 
@@ -225,6 +304,17 @@ def test_a_damaged_state_is_named(tmp_path, spoil):
         shard.write_bytes(shard.read_bytes()[:50])
     with pytest.raises(UserError, match=r"state\.json: the state of the run is damaged"):
         resume.load(tmp_path)
+
+
+def test_what_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "state").write_text("a file where the folder should be")
+    with pytest.raises(UserError, match="state: the state of the run cannot be written"):
+        resume.save(tmp_path / "state", {"a": torch.ones(2)}, {})
+    with pytest.raises(UserError, match="state: the state of the run cannot be written"):
+        resume.write_text(tmp_path / "state" / "kept.json", "[]")
+    with pytest.raises(UserError, match="state: the state of the run cannot be written"):
+        memo = resume.Memo(tmp_path / "state", "k", lambda: None)
+        memo.put(0, [["y"], [False]], torch.Generator())
 
 
 def test_a_line_cut_off_in_the_memory_of_an_evaluation_is_dropped(tmp_path):

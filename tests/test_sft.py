@@ -74,6 +74,29 @@ def test_same_seed_same_run(new_model, tokenizer, examples):
     assert run(1) == run(1) != run(2)
 
 
+@pytest.mark.parametrize("micro", [1, 2, 3])
+def test_micro_batches_change_memory_and_not_the_result(new_model, tokenizer, examples, micro):
+    def run(size):
+        model = lora.add_adapter(new_model(), LORA)
+        config = SftConfig(epochs=2, batch_size=4, micro_batch=size, lr=1e-2)
+        losses = [m["loss"] for m in sft.sft(model, tokenizer, examples, "ncot", config, 1)]
+        return torch.tensor(losses), torch.cat(
+            [p.flatten() for p in lora.adapter_parameters(model)]
+        )
+
+    for whole, parts in zip(run(64), run(micro), strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-3, atol=1e-5)
+
+
+def test_the_shares_of_micro_batches_are_those_of_their_target_tokens():
+    rows = [([1] * 9, [2] * 1), ([1], [2] * 4), ([1], [2] * 3)]  # unequal, and not sorted
+    parts = list(sft.micro_batches(rows, 2))
+    assert [[len(target) for _, target in part] for part, _ in parts] == [[3, 4], [1]]
+    assert [share for _, share in parts] == [7 / 8, 1 / 8]
+    ((part, share),) = sft.micro_batches(rows, 3)
+    assert part == rows and share == 1.0
+
+
 def test_an_epoch_is_the_mean_of_its_steps(new_model, tokenizer, examples):
     config = SftConfig(epochs=2, batch_size=3, lr=1e-2)
 

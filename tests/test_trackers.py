@@ -54,6 +54,16 @@ def test_an_unknown_tracker_is_named(tmp_path):
         trackers.start(["tensorbord"], tmp_path, {})
 
 
+def test_a_tracker_that_does_not_start_is_one_line(tmp_path, monkeypatch):
+    def refuse(self, values):
+        raise RuntimeError("api_key not configured\nsecond line")
+
+    monkeypatch.setattr(Notebook, "store_init_configuration", refuse)
+    with pytest.raises(UserError, match="not start .api_key not configured.; set") as caught:
+        trackers.start([Notebook()], tmp_path, {})
+    assert "\n" not in str(caught.value)
+
+
 def test_a_tracker_without_its_package_is_named(tmp_path, monkeypatch):
     import accelerate.tracking
 

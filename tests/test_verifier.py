@@ -96,6 +96,19 @@ def test_a_score_is_read_after_the_last_token(new_model, tokenizer, examples, mi
     assert len({round(p, 4) for group in scores for p in group}) == 5
 
 
+def test_it_begins_as_a_policy_that_could_not_be_merged(new_model, tokenizer):
+    policy = lora.add_adapter(new_model(), LORA)
+    for p in lora.adapter_parameters(policy):
+        p.data += 0.2 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0))
+    tokens = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        warm = policy(input_ids=tokens).logits
+        policy = lora.keep_reference(policy)
+        judge, _ = verifier.begin(policy, tokenizer, toy(3, 1, 1), "ncot", CONFIG, LORA)
+        with lora.active(judge.model, verifier.ADAPTER):
+            assert torch.equal(judge.model(input_ids=tokens).logits, warm)
+
+
 @pytest.mark.parametrize("label", ["every", "last"])
 @pytest.mark.parametrize("micro", [1, 2, 8])
 def test_the_loss_by_hand(new_model, tokenizer, label, micro):
