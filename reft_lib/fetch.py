@@ -98,8 +98,13 @@ def difference(name: str, rows: int, sha256: str) -> str | None:
 
 def cache_folder() -> Path:
     """Return the folder in which fetched data sets are kept."""
+    return cache_root() / "datasets"
+
+
+def cache_root() -> Path:
+    """Return the folder of all that the library keeps: REFT_CACHE_DIR or ``~/.cache/reft_lib``."""
     root = os.environ.get("REFT_CACHE_DIR")
-    return (Path(root) if root else Path.home() / ".cache" / "reft_lib") / "datasets"
+    return Path(root) if root else Path.home() / ".cache" / "reft_lib"
 
 
 def _places(folder: Path | None) -> Iterator[tuple[Path, str]]:
@@ -140,24 +145,25 @@ def locate(names: Sequence[str], folder: Path | None = None) -> tuple[Path, str]
     return fetch(names[0]), "hub"
 
 
-def reachable(url: str) -> bool:
-    """Return whether a server answers anything at all within ``PROBE_SECONDS``."""
+def reachable(url: str, seconds: float | None = None) -> bool:
+    """Return whether a server answers anything at all in time; ``PROBE_SECONDS`` if None."""
+    seconds = PROBE_SECONDS if seconds is None else seconds
     answered: list[bool] = []
 
     def ask() -> None:
         request = urllib.request.Request(url, method="HEAD")
         try:
-            with urllib.request.urlopen(request, timeout=PROBE_SECONDS):
+            with urllib.request.urlopen(request, timeout=seconds):
                 answered.append(True)
         except urllib.error.HTTPError:
-            answered.append(True)
+            answered.append(True)  # an answer, if not the one that a browser would get
         except (OSError, ValueError):
             answered.append(False)
 
     # In a thread, because looking a host name up has no time limit of its own.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    thread.join(PROBE_SECONDS)
+    thread.join(seconds)
     return bool(answered and answered[0])
 
 

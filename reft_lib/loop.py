@@ -9,6 +9,7 @@ the present pass), the value head where there is one, and the number of steps ta
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,3 +85,18 @@ class Loop:
         version, internal, gauss = notes["shuffle"]
         self.shuffle.setstate((version, tuple(internal), gauss))
         self.step, self.waiting = notes["step"], list(notes["waiting"])
+
+
+def new_loop(
+    parameters: Iterable[Tensor], lr: float, seed: int, device: Any, head: ValueHead | None = None
+) -> Loop:
+    """Return a loop before its first step: AdamW without weight decay, all randomness from a seed.
+
+    ``parameters`` are what the optimiser trains, those of the head included.
+    """
+    return Loop(
+        torch.optim.AdamW(list(parameters), lr=lr, weight_decay=0.0),
+        random.Random(seed),
+        torch.Generator(device).manual_seed(seed),
+        head,
+    )

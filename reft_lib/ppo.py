@@ -8,7 +8,6 @@ switched off, so nothing is held in memory twice.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from reft_lib import advantage, kl, lora, losses, models, rollout
 from reft_lib.config import Format, LoraSettings, PpoConfig, SampleConfig
 from reft_lib.data import Example
 from reft_lib.errors import NumericalError
-from reft_lib.loop import Loop
+from reft_lib.loop import Loop, new_loop
 from reft_lib.rewards import Graded, RewardFn
 from reft_lib.rollout import Rollout
 from reft_lib.value import ValueHead
@@ -125,16 +124,8 @@ def begin(policy: Any, config: PpoConfig, seed: int = 0) -> Loop:
     One optimiser trains the policy's adapter and the value head together.
     """
     head = new_value_head(policy, config, seed)
-    return Loop(
-        torch.optim.AdamW(
-            [*lora.trainable_parameters(policy), *head.parameters()],
-            lr=config.lr,
-            weight_decay=0.0,
-        ),
-        random.Random(seed),
-        torch.Generator(policy.device).manual_seed(seed),
-        head,
-    )
+    parameters = [*lora.trainable_parameters(policy), *head.parameters()]
+    return new_loop(parameters, config.lr, seed, policy.device, head)
 
 
 def new_value_head(policy: Any, config: PpoConfig, seed: int) -> ValueHead:

@@ -14,7 +14,6 @@ token alike, and what is thrown away teaches nothing.
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -27,7 +26,7 @@ from reft_lib.config import Format, SampleConfig, SelfTrainConfig
 from reft_lib.data import Example
 from reft_lib.errors import NumericalError
 from reft_lib.evaluate import Answers
-from reft_lib.loop import Loop
+from reft_lib.loop import Loop, new_loop
 from reft_lib.resume import Memo
 from reft_lib.rewards import Graded, RewardFn
 from reft_lib.rollout import Rollout
@@ -134,12 +133,7 @@ def _with_path(e: Example, cot: str, fmt: Format, number: int) -> Example:
 
 def begin(policy: Any, config: SelfTrainConfig, seed: int = 0) -> Loop:
     """Return the state of a new loop of :func:`online`."""
-    parameters = lora.trainable_parameters(policy)
-    return Loop(
-        torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.0),
-        random.Random(seed),
-        torch.Generator(policy.device).manual_seed(seed),
-    )
+    return new_loop(lora.trainable_parameters(policy), config.lr, seed, policy.device)
 
 
 def online(

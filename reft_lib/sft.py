@@ -7,7 +7,6 @@ question's tokens are read but not learnt (Luong et al. 2024, section 3.1).
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from reft_lib import lora, losses, models, prompts, rollout
 from reft_lib.config import Format, SftConfig
 from reft_lib.data import Example
 from reft_lib.errors import NumericalError
-from reft_lib.loop import Loop
+from reft_lib.loop import Loop, new_loop
 
 IGNORE = -100
 
@@ -87,11 +86,7 @@ def loss(model: Any, batch: Batch) -> Tensor:
 
 def begin(model: Any, config: SftConfig, seed: int = 0) -> Loop:
     """Return the state of a new loop: optimiser and order of questions."""
-    return Loop(
-        torch.optim.AdamW(lora.trainable_parameters(model), lr=config.lr, weight_decay=0.0),
-        random.Random(seed),
-        torch.Generator(model.device),  # nothing is sampled here
-    )
+    return new_loop(lora.trainable_parameters(model), config.lr, seed, model.device)
 
 
 def steps_per_epoch(n: int, config: SftConfig) -> int:

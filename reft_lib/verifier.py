@@ -34,7 +34,7 @@ from reft_lib.config import Format, LoraSettings, VerifierConfig
 from reft_lib.data import Example
 from reft_lib.errors import NumericalError, UserError
 from reft_lib.evaluate import Answers
-from reft_lib.loop import Loop
+from reft_lib.loop import Loop, new_loop
 from reft_lib.value import ValueHead
 
 ADAPTER = "verifier"
@@ -174,8 +174,7 @@ def begin(
         torch.manual_seed(seed)
         head = ValueHead(model.config.hidden_size).to(model.device)
     parameters = [*lora.adapter_parameters(model, ADAPTER), *head.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.0)
-    loop = Loop(optimizer, random.Random(seed), torch.Generator(model.device), head)
+    loop = new_loop(parameters, config.lr, seed, model.device, head)
     log_odds = math.log(n_right / (n - n_right))
     return Verifier(model, tokenizer, fmt, head, config, log_odds), loop
 
