@@ -5,16 +5,17 @@ tells how many rows were read and left out, which share of their annotations is 
 hashes of the files. An annotation is kept only if it leads to the row's own answer: a program must
 run to it, and each loader says what it asks of a chain of thought in words.
 
-==================  =================================================  ========================
+=================== ================================================== ========================
 name                what                                               module
-==================  =================================================  ========================
-``embedded``        problems shipped in ``data/problems``              this one
+=================== ================================================== ========================
+``embedded``        problems shipped in ``data/problems``              :mod:`reft_lib.embedded`
+``embedded-choice`` the same, the answer one of five options           :mod:`reft_lib.embedded`
 ``svamp``           SVAMP, annotated by the ReFT authors               :mod:`reft_lib.svamp`
 ``gsm8k``           GSM8K                                              :mod:`reft_lib.gsm8k`
 ``mathqa-numeric``  MathQA, the answer a number                        :mod:`reft_lib.mathqa`
 ``mathqa-choice``   MathQA, the answer a letter                        :mod:`reft_lib.mathqa`
 ``gsm-symbolic``    GSM8K's stories with other numbers                 :mod:`reft_lib.gsm_symbolic`
-==================  =================================================  ========================
+=================== ================================================== ========================
 
 Where the files come from is the business of :mod:`reft_lib.fetch`. A data set without validation
 split has it cut from train (:func:`split_validation`), question by question. No training question
@@ -25,20 +26,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from reft_lib.embedded import PROBLEMS, load_embedded, load_embedded_choice
 from reft_lib.errors import UserError
 from reft_lib.examples import (
     Example,
     Report,
-    add_shares,
-    check_unique,
     fingerprint,
-    gold_answer,
-    jsonl_rows,
     split_validation,
     subset,
-    text_field,
     with_cot,
 )
 from reft_lib.gsm8k import load_gsm8k
@@ -59,47 +55,10 @@ __all__ = [
     "with_cot",
 ]
 
-PROBLEMS = Path(__file__).resolve().parents[1] / "data" / "problems"
-"""Where the embedded problems lie in the repository."""
-
-
-def _embedded_example(row: Any, where: str) -> Example:
-    """Return one line of data/problems as an example."""
-    row_id, question = text_field(row, "id", where), text_field(row, "question", where)
-    paths, chosen = row.get("paths"), row.get("annotated")
-    if not isinstance(paths, list) or not paths:
-        raise UserError(f"{where}: 'paths' must be a list of at least one path")
-    for path in paths:
-        text_field(path, "name", f"{where}, paths")
-        text_field(path, "ncot", f"{where}, paths")
-        if not text_field(path, "pcot", f"{where}, paths").startswith("\n    "):
-            raise UserError(f"{where}: a 'pcot' must begin with a new line and four spaces")
-    if type(chosen) is not int or not 0 <= chosen < len(paths):
-        raise UserError(f"{where}: 'annotated' must be a number from 0 to {len(paths) - 1}")
-    if not isinstance(row.get("kinds"), list) or type(row.get("n_steps")) is not int:
-        raise UserError(f"{where}: 'kinds' must be a list and 'n_steps' a whole number")
-    path = paths[chosen]
-    meta = {key: row[key] for key in ("kinds", "n_steps", "paths")} | {"path": path["name"]}
-    answer = gold_answer(row, "answer", where)
-    return Example(row_id, question, answer, path["ncot"], path["pcot"], meta)
-
-
-def _load_embedded(split: str, folder: Path | None) -> tuple[list[Example], Report]:
-    """Load a split of the embedded problems. Their tests prove that every path is right."""
-    path = (folder or PROBLEMS) / f"{split}.jsonl"
-    if not path.is_file():
-        raise UserError(f"{path} is missing; reft_lib.problems.write_splits makes it")
-    report = Report()
-    examples = [_embedded_example(row, where) for where, row in jsonl_rows(path, report)]
-    report["read"] = len(examples)
-    check_unique(examples, path)
-    add_shares(report, examples, {"ncot": len(examples), "pcot": len(examples)})
-    return examples, report
-
-
 Loader = Callable[[str, Path | None], tuple[list[Example], Report]]
 SOURCES: dict[str, tuple[tuple[str, ...], Loader]] = {
-    "embedded": (("train", "validation", "test", "hard"), _load_embedded),
+    "embedded": (("train", "validation", "test", "hard"), load_embedded),
+    "embedded-choice": (("train", "validation", "test", "hard"), load_embedded_choice),
     "svamp": (("train", "test"), load_svamp),
     "gsm8k": (("train", "test"), load_gsm8k),
     "mathqa-numeric": (("train", "test"), load_mathqa_numeric),

@@ -36,7 +36,7 @@ class Example:
     """Body of ``solution()``: the text after ``def solution():``, without docstring."""
     meta: dict[str, Any] = field(default_factory=dict)
     """Embedded problems: kinds, n_steps, path (name of the annotated one), paths (all).
-    MathQA with choices: problem (the question without them), options (letter to text), value."""
+    With choices: problem (the question without them), options (label to text), value."""
 
     def cot(self, fmt: Format) -> str:
         """Return the annotation in a format; raise :class:`UserError` if there is none."""
@@ -224,7 +224,7 @@ def _shuffled_groups(examples: Sequence[Example], seed: int) -> list[list[int]]:
         groups[question_key(problem_of(example))].append(position)
 
     def rank(group: list[int]) -> str:
-        spelt = min(" ".join(examples[i].question.lower().split()) for i in group)
+        spelt = min(" ".join(problem_of(examples[i]).lower().split()) for i in group)
         return hashlib.sha256(f"{seed}\n{spelt}".encode()).hexdigest()
 
     return sorted(groups.values(), key=rank)

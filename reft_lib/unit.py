@@ -23,6 +23,7 @@ from reft_lib import (
     models,
     resume,
     runlog,
+    soundness,
     trackers,
     verifier,
 )
@@ -216,8 +217,16 @@ def validate(task: Task, phase: Phase) -> float:
         accuracy=result.accuracy,
         texts=[group[0] for group in result.texts[:SHOWN]],
         correct=result.correct[:SHOWN],
+        **reasoning(config, result, task.splits["validation"]),
     )
     return result.accuracy
+
+
+def reasoning(config: RunConfig, result: Answers, examples: Sequence[Example]) -> dict[str, Any]:
+    """Judge the reasoning of greedy answers, too, where its equations can be read surely."""
+    if config.fmt == "pcot" or not config.dataset.startswith("embedded"):
+        return {}
+    return soundness.verdicts(result, examples)
 
 
 def test(task: Task, phase: Phase) -> None:
@@ -251,10 +260,10 @@ def read_test(task: Task, phase: Phase, split: str, votes: int) -> dict[str, dic
         memo=task.memo(f"{phase.key} {split} {votes}"),
     )  # fmt: skip
     if votes == 1:
-        return {"top1": verdicts(result)}
+        return {"top1": verdicts(result) | reasoning(config, result, examples)}
     paths = evaluate.distinct_paths(result, examples, config.fmt)
     found: dict[str, Any] = {"distinct_paths": sum(paths) / len(paths)}
-    if config.dataset == "embedded":
+    if config.dataset.startswith("embedded"):
         first = [group[0] for group in result.texts]
         found["path_shares"] = evaluate.path_shares(first, examples, config.fmt)
     ks = [2**i for i in range(votes.bit_length())]  # 1, 2, 4, ... up to the number of samples

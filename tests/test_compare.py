@@ -82,6 +82,8 @@ def test_unit_runs_and_reads_the_test_last(small_world, tmp_path):
         test = one[(one["split"] == "test") & (one["decoding"] == "top1")].iloc[0]
         assert test["accuracy"] == test["verdicts"].count("1") / 4
         assert summary[method]["test_top1"] == test["accuracy"]
+        assert len(test["sound"]) == 4 and 0 <= test["right_unsound"] <= test["accuracy"]
+        assert one[one["split"] == "validation"]["right_unsound"].notna().all()
     saved = sorted(p.name for p in (tmp_path / "adapters").iterdir())
     assert saved == ["ncot-seed0-reft", "ncot-seed0-sft", "ncot-seed0-warmup"]
 

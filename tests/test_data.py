@@ -267,7 +267,7 @@ def test_missing_file_and_wrong_names_are_named(tmp_path: Path) -> None:
         load("embedded", "train", tmp_path)
     with pytest.raises(UserError, match="no split 'trian'.*train, validation, test, hard"):
         load("embedded", "trian")
-    with pytest.raises(UserError, match="unknown data set 'svmap'.*embedded, svamp"):
+    with pytest.raises(UserError, match="unknown data set 'svmap'.*embedded, embedded-choice"):
         load("svmap", "train")
 
 
@@ -286,6 +286,25 @@ def test_shipped_problems_load_and_their_annotations_are_right(split: str) -> No
     assert len(examples) >= 300
     bodies, answers = [e.pcot for e in examples], [e.answer for e in examples]
     assert programs_that_run(bodies, answers) == bodies
+
+
+def test_multiple_choice_asks_the_same_questions_and_its_option_covers_the_answer() -> None:
+    numbers = data.subset(load("embedded", "train"), 640)
+    choices = data.subset(load("embedded-choice", "train"), 640)
+    for e, c in zip(numbers, choices, strict=True):
+        low, high = map(int, c.meta["options"][c.answer].split(" to "))
+        assert low <= int(e.answer) <= high and c.meta["value"] == e.answer
+        assert (c.id, c.meta["problem"], c.ncot) == (e.id, e.question, e.ncot)
+        assert c.question.startswith(f"{e.question}\n1: 1 to 19, 2: ") and c.pcot is None
+    shares = [sum(c.answer == a for c in choices) / 640 for a in "12345"]
+    assert min(shares) > 0.12 and max(shares) < 0.3  # naming one option always is no achievement
+
+
+def test_an_answer_outside_every_option_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="train-0: the answer is 201; no option covers it"):
+        load("embedded-choice", "train", write(tmp_path, row(answer="201")))
+    with pytest.raises(UserError, match="the answer is 19.5; no option"):
+        load("embedded-choice", "train", write(tmp_path, row(answer="19.5")))
 
 
 # ---------------------------------------------------------------- SVAMP, made

@@ -42,6 +42,7 @@ FLOW = [
     "mathqa_formula",
     "mathqa",
     "gsm_symbolic",
+    "embedded",
     "data",
     "prompts",
     # networks
@@ -67,6 +68,7 @@ FLOW = [
     # measuring and showing
     "stats",
     "evaluate",
+    "soundness",
     "self_training",
     "verifier",
     "results",
