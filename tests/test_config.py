@@ -8,6 +8,7 @@ import json
 import pytest
 
 from reft_lib.config import (
+    ABLATIONS,
     PRESETS,
     LoraSettings,
     PpoConfig,
@@ -57,8 +58,9 @@ def test_a_preset_makes_sense(name):
     assert config.ppo.batch_size % config.ppo.minibatches == 0
     assert min(config.n_validation, config.sample.votes) > 0
     assert min(config.sft.lr, config.ppo.lr, config.ppo.clip, config.ppo.value_clip) > 0
-    # the paper's: reward only at the end, undiscounted; no partial reward for a wrong letter
-    partial = 0.0 if config.dataset == "mathqa-choice" else 0.1
+    # the paper's: reward only at the end, undiscounted; no partial reward for a wrong choice
+    none = config.dataset in ("mathqa-choice", "embedded-choice") or name == "nano-no-partial"
+    partial = 0.0 if none else 0.1
     assert (config.ppo.gamma, config.ppo.lam, config.ppo.partial_reward) == (1.0, 0.95, partial)
 
 
@@ -69,6 +71,18 @@ def test_issue_presets_are_there():
         for fmt in ("ncot", "pcot")
     }
     assert {"nano", "smollm2-svamp-mini", *real} <= set(PRESETS)
+
+
+def test_an_ablation_changes_one_thing():
+    nano = preset("nano")
+    for name, changes in ABLATIONS.items():
+        config = preset(name)
+        assert all(getattr(config, k) == x != getattr(nano, k) for k, x in changes.items())
+        kept = {"methods", "dataset", "model", "n_train", "n_validation", "n_test", "lora", "seed"}
+        kept |= {"ppo", "warmup_epochs", "beta_programs", "bf16"} - set(changes)
+        assert all(getattr(config, key) == getattr(nano, key) for key in kept)
+        # SFT is run for the warm-up alone
+        assert config.sft == dataclasses.replace(nano.sft, epochs=config.warmup_epochs)
 
 
 @pytest.mark.parametrize(
