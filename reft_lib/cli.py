@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import os
 import re
 import sys
 from dataclasses import dataclass, field
@@ -223,4 +224,7 @@ def main(args: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; what was saved is kept", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader, such as `head`, has left; nothing can be said to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     return 0

@@ -81,6 +81,9 @@ def compare(
         ) as pool:
             futures = {pool.submit(run_unit, c, f, adapters): f for c, f in todo}
             for future in tqdm(as_completed(futures), total=len(todo), desc="units"):
+                if error := future.exception():
+                    tqdm.write(f"{futures[future].name}: {error}; waiting for units under way")
+                    pool.shutdown(wait=False, cancel_futures=True)
                 report(futures[future], future.result())
     return table(out)
 

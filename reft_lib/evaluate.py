@@ -17,9 +17,8 @@ the result, each of which chooses one response of a question or none:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,10 +29,8 @@ from reft_lib.config import Format, SampleConfig
 from reft_lib.data import Example
 from reft_lib.errors import UserError
 from reft_lib.resume import Memo
-from reft_lib.rewards import AnswerReward
-
-EQUATION = re.compile(r"[\d(][\d\s.()+*/-]*=\s*-?[\d.]*\d")
-"""An equation in a chain of thought: ``12 + 5 * 3 = 27``."""
+from reft_lib.rewards import AnswerReward, Graded
+from reft_lib.soundness import reasoning
 
 
 @dataclass(frozen=True)
@@ -116,9 +113,10 @@ def answer(
     ]
     texts: list[list[str]] = [[] for _ in examples]
     ended: list[list[bool]] = [[] for _ in examples]
+    graded: list[list[Graded]] = [[] for _ in examples]
     for chunk, (rows, k) in enumerate(tqdm(chunks, desc=desc, leave=False, mininterval=1)):
         if memo is not None and chunk in memo.found:
-            (said, stopped), state = memo.found[chunk]
+            (said, stopped, verdicts), state = memo.found[chunk]
             generator.set_state(state)
         else:
             sampled = rollout.sample(
@@ -131,22 +129,31 @@ def answer(
                 samples_per_prompt=k,
             )
             said, stopped = sampled.texts, sampled.ended.tolist()
+            asked = [examples[i] for i in rows for _ in range(k)]
+            verdicts = [astuple(g) for g in AnswerReward(fmt)(said, asked)]
             if memo is not None:
-                memo.put(chunk, (said, stopped), generator)
+                memo.put(chunk, (said, stopped, verdicts), generator)
         for j, i in enumerate(rows):
             texts[i] += said[j * k : (j + 1) * k]
             ended[i] += stopped[j * k : (j + 1) * k]
-    return replace(judge(texts, examples, fmt), ended=ended)
+            graded[i] += [Graded(*g) for g in verdicts[j * k : (j + 1) * k]]
+    return replace(_answers(texts, graded), ended=ended)
 
 
 def judge(texts: list[list[str]], examples: Sequence[Example], fmt: Format) -> Answers:
     """Extract, compare and vote: N lists of k responses against N examples."""
     flat = [(text, e) for group, e in zip(texts, examples, strict=True) for text in group]
-    graded = iter(AnswerReward(fmt)([text for text, _ in flat], [e for _, e in flat]))
-    verdicts = [[next(graded) for _ in group] for group in texts]
-    # AnswerReward keeps an answer of the wrong kind (a letter for a number) out of ``answer``.
-    found = [[g.answer for g in group] for group in verdicts]
-    right = [[g.correct for g in group] for group in verdicts]
+    verdicts = iter(AnswerReward(fmt)([text for text, _ in flat], [e for _, e in flat]))
+    return _answers(texts, [[next(verdicts) for _ in group] for group in texts])
+
+
+def _answers(texts: list[list[str]], graded: Sequence[Sequence[Graded]]) -> Answers:
+    """Let graded responses vote.
+
+    A number where a letter was asked for is no answer: AnswerReward has left it out already.
+    """
+    found = [[g.answer for g in group] for group in graded]
+    right = [[g.correct for g in group] for group in graded]
     return majority(Answers(texts, found, [], [], right))
 
 
@@ -240,18 +247,6 @@ def _choose(result: Answers, picks: Sequence[int | None]) -> Answers:
     chosen = [None if j is None else result.answers[i][j] for i, j in enumerate(picks)]
     correct = [j is not None and result.right[i][j] for i, j in enumerate(picks)]
     return replace(result, chosen=chosen, correct=correct)
-
-
-def reasoning(text: str, fmt: Format) -> str:
-    """Reduce a response to what it computes, so that two ways of saying one path are equal.
-
-    N-CoT: its equations in order (``12 + 5 = 17; 17 * 2 = 34``), or its words before the answer
-    where it has none. P-CoT: its code without spaces.
-    """
-    if fmt == "ncot":
-        equations = "; ".join(m.strip() for m in EQUATION.findall(text))
-        return equations or " ".join(answers.split_answer(text)[0].split())
-    return "\n".join("".join(line.split()) for line in text.splitlines() if line.strip())
 
 
 def distinct_paths(result: Answers, examples: Sequence[Example], fmt: Format) -> list[int]:

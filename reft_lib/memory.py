@@ -91,7 +91,9 @@ def estimate(config: RunConfig, prompt_tokens: int = 160) -> dict[str, float]:
     Returns
     -------
     dict
-        ``weights``, ``adapter``, ``sampling``, ``update``, and ``total``.
+        ``weights``, ``adapter``, ``sampling``, ``update``, where there is one ``verifier``, and
+        ``total``. Where float32 weights are used in bfloat16, their short-lived copies (2 bytes a
+        weight of one layer at a time) are left out.
 
     Raises
     ------
@@ -110,11 +112,18 @@ def estimate(config: RunConfig, prompt_tokens: int = 160) -> dict[str, float]:
     found = {
         "weights": float(size * shape.parameters),
         # float32: itself, gradient, two moments; the best so far, the warm-up's, the reference
-        "adapter": 28.0 * shape.adapter(rank),
+        "adapter": (28.0 + 16.0 * (config.ppo.value_trunk == "separate")) * shape.adapter(rank),
         "sampling": 2.0 * size * shape.layers * shape.kv * length * rows,
         # logits of the responses: as computed, in float32, and the gradient of both
         "update": kept_bytes(shape, micro * length, rank, config.weights)
         + micro * sample.max_new_tokens * shape.vocab * (2 * size + 8.0),
     }
-    found["total"] = found["weights"] + found["adapter"] + max(found["sampling"], found["update"])
+    if config.rerank:  # a verifier has a trunk of its own: weights, adapter, what training keeps
+        rows = min(config.verifier.micro_batch, config.verifier.batch_size)
+        found["verifier"] = found["weights"] + 16.0 * shape.adapter(rank)
+        found["update"] = max(
+            found["update"], kept_bytes(shape, rows * length, rank, config.weights)
+        )
+    fixed = sum(found.get(name, 0.0) for name in ("weights", "adapter", "verifier"))
+    found["total"] = fixed + max(found["sampling"], found["update"])
     return {name: x / math.pow(2, 30) for name, x in found.items()}

@@ -6,25 +6,21 @@ is common to all of them, running, validating, testing, stands in :mod:`reft_lib
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
-from reft_lib import evaluate, lora, ppo, resume, self_training, sft, verifier
+from reft_lib import evaluate, lora, ppo, resume, samples, self_training, sft, verifier
 from reft_lib.config import Method, PpoConfig, SelfTrainConfig, SftConfig
 from reft_lib.data import Example
 from reft_lib.evaluate import Answers
 from reft_lib.loop import Loop
 from reft_lib.rewards import AnswerReward
-from reft_lib.task import Phase, Task, Weights, part, restore
-from reft_lib.value import ValueHead
+from reft_lib.task import Phase, Task, restore
 from reft_lib.verifier import Verifier
 
 VERIFIER = "verifier"
 """The folder of a trained verifier, beside the state."""
-KEPT = "kept.json"
-"""The rows that offline self-training imitates."""
 
 
 def begin_sft(task: Task) -> Phase:
@@ -129,16 +125,11 @@ def on_rollouts(
 def begin_offline(task: Task) -> Phase:
     """Prepare offline self-training: SFT of the base model on right samples of the warm-up policy.
 
-    What was kept is stored beside the state, for sampling is most of the work.
+    The samples are kept beside the state, for sampling is most of the work.
     """
     config, train = task.config, task.splits["train"]
-    path = task.folder / KEPT
-    if path.is_file():
-        rows = [Example(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
-    else:
-        result = sample_warm(task, config.self_train.samples)
-        rows = self_training.keep(result, train, config.fmt, config.self_train.keep)
-        resume.write_text(path, json.dumps([asdict(row) for row in rows]))
+    result = sample_warm(task, config.self_train.samples)
+    rows = self_training.keep(result, train, config.fmt, config.self_train.keep)
     epochs = replace(config.sft, epochs=config.self_train.sft_epochs)
     phase = on_annotations("offline_st", task, rows, epochs)
     phase.after_warm_up = True
@@ -157,51 +148,37 @@ def sample_warm(task: Task, samples: int) -> Answers:
 
 
 def trained_verifier(task: Task) -> Verifier:
-    """Return the verifier of a unit, trained at the first call and stored beside the state.
+    """Return the verifier of a unit, trained at the first call.
 
-    Its trunk is the warm-up policy, whose samples it learns from; tests never enter.
+    Its trunk is the warm-up policy, whose samples it learns from; tests never enter. Its training
+    goes on from where it was stopped, its last step included: whoever asks again gets what it was.
     """
     if task.verifier is None:
-        saved = resume.load(task.folder / VERIFIER)
-        task.verifier = _new_verifier(task) if saved is None else _stored_verifier(task, *saved)
+        config, folder = task.config, task.folder / VERIFIER
+        policy, tokenizer = warm_policy(task, config.seed)
+        graded = samples.distinct(sample_warm(task, config.verifier.samples), task.splits["train"])
+        latest: list[Callable[[], verifier.State]] = []
+
+        def after(state: Callable[[], verifier.State]) -> None:
+            latest[:] = [state]
+            task.clock.tick(save)
+
+        def save() -> None:
+            resume.save(folder, *latest[0]())
+            task.save_seconds()
+
+        task.verifier = verifier.train(
+            policy, tokenizer, graded, config.fmt, config.verifier, config.lora, config.seed,
+            task.bf16, resume.load(folder), after,
+        )  # fmt: skip
+        if latest:
+            save()
     if not task.progress.verified:
         for metrics in task.verifier.history:
             step = int(metrics["epoch"])
             task.log.log(step=step, split="train", method="verifier", **metrics)
         task.progress.verified = True
     return task.verifier
-
-
-def _new_verifier(task: Task) -> Verifier:
-    """Sample from the warm-up policy, train a verifier on that, store it."""
-    config = task.config
-    result = sample_warm(task, config.verifier.samples)
-    policy, tokenizer = warm_policy(task, config.seed)
-    samples = verifier.distinct(result, task.splits["train"])
-    found = verifier.train(
-        policy, tokenizer, samples, config.fmt, config.verifier, config.lora, config.seed, task.bf16
-    )
-    tensors = {f"adapter.{name}": x for name, x in _verifier_weights(found.model).items()}
-    tensors |= {f"head.{name}": x for name, x in found.head.state_dict().items()}
-    notes = {"log_odds": found.log_odds, "epoch": found.epoch, "history": found.history}
-    resume.save(task.folder / VERIFIER, tensors, notes)
-    return found
-
-
-def _stored_verifier(task: Task, tensors: Weights, notes: dict[str, Any]) -> Verifier:
-    """Put a stored verifier on its trunk again."""
-    config = task.config
-    policy, tokenizer = warm_policy(task, config.seed)
-    model = lora.add_adapter(policy, config.lora, config.seed, verifier.ADAPTER)
-    restore(model, part(tensors, "adapter"))
-    head = ValueHead(model.config.hidden_size).to(model.device)
-    head.load_state_dict(part(tensors, "head"))
-    return Verifier(model, tokenizer, config.fmt, head, config.verifier, **notes)
-
-
-def _verifier_weights(model: Any) -> Weights:
-    """Return the parameters of the verifier's adapter by name."""
-    return {n: p for n, p in model.named_parameters() if f".{verifier.ADAPTER}." in n}
 
 
 PHASES: dict[Method, Callable[[Task], Phase]] = {

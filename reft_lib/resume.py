@@ -76,31 +76,42 @@ class Memo:
     folder : Path
         Where the state lies.
     key : str
-        Names the evaluation, and the file.
+        Names the evaluation, and its files, of at most ``SHARD_BYTES`` each.
     after : callable
         Called after every chunk; may raise :class:`OutOfTime`.
     """
 
     def __init__(self, folder: Path, key: str, after: Callable[[], None]) -> None:
         slug = re.sub(r"\W+", "-", key)
-        self.path, self.after = folder / f"{ANSWERS}-{slug}.jsonl", after
+        self.folder, self.name, self.after = folder, f"{ANSWERS}-{slug}", after
         self.found: dict[int, tuple[Any, Tensor]] = {}
-        text = self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
-        whole = text[: text.rfind("\n") + 1]  # what stands after the last line's end was cut off
-        for row in map(json.loads, whole.splitlines()):
-            state = torch.tensor(list(bytes.fromhex(row["generator"])), dtype=torch.uint8)
-            self.found[row["chunk"]] = (row["sampled"], state)
-        if whole != text:
-            write_text(self.path, whole)
+        self.files = 0
+        while (path := self.path).is_file():
+            text = path.read_text(encoding="utf-8")
+            whole = text[: text.rfind("\n") + 1]  # without a last line that was cut off
+            for row in map(json.loads, whole.splitlines()):
+                state = torch.tensor(list(bytes.fromhex(row["generator"])), dtype=torch.uint8)
+                self.found[row["chunk"]] = (row["sampled"], state)
+            if whole != text:
+                write_text(path, whole)
+            self.files += 1
+        self.files = max(0, self.files - 1)
+
+    @property
+    def path(self) -> Path:
+        """The file that is being written."""
+        return self.folder / f"{self.name}.{self.files}.jsonl"
 
     def put(self, chunk: int, sampled: Any, generator: torch.Generator) -> None:
         """Keep what was sampled for a chunk, and where the random numbers stand after it."""
         state = bytes(generator.get_state().tolist()).hex()
-        row = {"chunk": chunk, "sampled": sampled, "generator": state}
-        with refusing(self.path.parent):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps({"chunk": chunk, "sampled": sampled, "generator": state}) + "\n"
+        with refusing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if self.path.is_file() and self.path.stat().st_size + len(line) > SHARD_BYTES:
+                self.files += 1
             with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(line)
         self.after()
 
 

@@ -45,12 +45,14 @@ class RunLog(AbstractContextManager["RunLog"]):
         Replace a run that the folder already holds.
     resume : (int, float), optional
         Go on with the run that the folder holds: how many of its lines to keep, and the seconds
-        that it took to write them. The card keeps its ``started`` and counts in ``resumed``.
+        that it took to write them. The card keeps its ``started``, counts in ``resumed``, and
+        lists in ``earlier`` what was different before (command, git, versions, device).
 
     Raises
     ------
     UserError
-        If the folder cannot be written, or holds a run and ``overwrite`` is false.
+        If the folder cannot be written, another process is writing it, or it holds a run and
+        ``overwrite`` is false.
     """
 
     def __init__(
@@ -66,15 +68,17 @@ class RunLog(AbstractContextManager["RunLog"]):
         self._start = time.monotonic() - before
         self.card = jsonable({"name": self.folder.resolve().name, **environment(), **card})
         try:
-            if resume is not None:
-                old = read_card(folder)
-                self.card |= {"started": old["started"], "resumed": 1 + old.get("resumed", 0)}
-                _cut_after(self.folder / METRICS, self.lines)
-            elif not overwrite and any((self.folder / name).exists() for name in (CARD, METRICS)):
-                raise UserError(f"{folder}: holds a run already; choose another folder")
+            if resume is None and not overwrite:
+                if any((self.folder / name).exists() for name in (CARD, METRICS)):
+                    raise UserError(f"{folder}: holds a run already; choose another folder")
             self.folder.mkdir(parents=True, exist_ok=True)
-            mode = "w" if resume is None else "a"
-            self._file = open(self.folder / METRICS, mode, encoding="utf-8")
+            self._file = open(self.folder / METRICS, "a", encoding="utf-8")
+            _lock(self._file, self.folder)
+            if resume is None:
+                self._file.truncate(0)
+            else:
+                self.card |= _continued(read_card(folder), self.card)
+                _cut_after(self.folder / METRICS, self.lines)
             self._write_card()
         except OSError as error:
             reason = f"{folder}: cannot write a run here ({error.strerror})"
@@ -255,6 +259,31 @@ def _run_folders(where: str) -> list[tuple[str, Path]]:
         raise UserError(f"{where}: no run here; wanted folders that hold {CARD} and {METRICS}")
     named = ((f.relative_to(fixed).as_posix(), f) for f in folders)
     return sorted((f.resolve().name if name == "." else name, f) for name, f in named)
+
+
+def _continued(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Return what the card of a run that goes on has from the card that it replaces."""
+    was = {k: old[k] for k in ("command", "git", "versions", "device") if old.get(k) != new.get(k)}
+    earlier = old.get("earlier", [])
+    if was and was not in earlier:
+        earlier = [*earlier, was]
+    kept = {"started": old["started"], "resumed": 1 + old.get("resumed", 0)}
+    return kept | ({"earlier": earlier} if earlier else {})
+
+
+def _lock(file: Any, folder: Path) -> None:
+    """Keep other processes from writing the same run; the system lets go when this one ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has none; there the user must take care
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise UserError(
+            f"{folder}: another process is writing this run; wait for it, or choose another folder"
+        ) from None
 
 
 def _cut_after(path: Path, lines: int) -> None:

@@ -48,6 +48,8 @@ class Checked:
                 if not math.isfinite(figure) or figure < 0 or (figure == 0 and not zero_too):
                     least = "at least 0" if zero_too else "above 0"
                     raise UserError(f"{name} is {figure}; it must be a number {least}")
+        if vars(self).get("samples") == 1:
+            raise UserError("samples is 1; it must be at least 2: a single response is greedy")
         parts, rows = vars(self).get("minibatches", 0), vars(self).get("batch_size", 0)
         if parts > rows:
             raise UserError(f"minibatches is {parts}; batch_size, {rows}, has no row for each")

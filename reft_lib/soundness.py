@@ -1,25 +1,50 @@
-"""Tell a right answer with right reasoning from a right answer alone.
+"""Read chains of thought: what they compute, and whether that is sound.
 
-A reward that reads the answer alone pays for a right answer whatever stands before it. Here the
-chain of thought in words is read as well: it is *sound* if its equations are true and the last one
-gives the number asked for. A right answer behind an unsound chain is what reward hacking produces
-(Luong et al. 2024, section 4.4, on multiple choice). A program is its own reasoning: what it
-computes is the answer, so there is nothing to compare.
+Two responses that compute the same follow one reasoning path, however they put it
+(:func:`reasoning`). And a reward that reads the answer alone pays for a right answer whatever
+stands before it; here a chain of thought in words is read as well: it is *sound* if its equations
+are true and the last one gives the number asked for (:func:`sound`). A right answer behind an
+unsound chain is what reward hacking produces (Luong et al. 2024, section 4.4, on multiple choice).
+A program is its own reasoning: what it computes is the answer, so there is nothing to compare.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
 from reft_lib import answers
+from reft_lib.config import Format
 from reft_lib.data import Example
-from reft_lib.evaluate import EQUATION, Answers
 
 LONGEST = 80
 """No equation of a chain of thought is longer; a longer one is not read and counts as false."""
+
+
+EQUATION = re.compile(r"[\d(][\d\s.()+*/-]*=\s*-?[\d.]*\d")
+"""An equation in a chain of thought: ``12 + 5 * 3 = 27``."""
+_PLAIN = str.maketrans({"$": "", "€": "", "£": "", "%": "", "×": "*", "÷": "/"})
+_COMMA = re.compile(r"(?<=\d),(?=\d{3}\b)")
+
+
+def equations_of(text: str) -> list[str]:
+    """Return the equations in a text, without signs of currency, percent and thousands."""
+    return EQUATION.findall(_COMMA.sub("", text.translate(_PLAIN)))
+
+
+def reasoning(text: str, fmt: Format) -> str:
+    """Reduce a response to what it computes, so that two ways of saying one path are equal.
+
+    N-CoT: its equations in order (``12+5=17; 17*2=34``), or its words before the answer where it
+    has none. P-CoT: its code without spaces.
+    """
+    if fmt == "ncot":
+        equations = "; ".join("".join(m.split()) for m in equations_of(text))
+        return equations or " ".join(answers.split_answer(text)[0].split())
+    return "\n".join("".join(line.split()) for line in text.splitlines() if line.strip())
 
 
 def sound(cot: str, value: str) -> bool:
@@ -38,7 +63,7 @@ def sound(cot: str, value: str) -> bool:
         False if it has no equation, if one of them is false, or if the last one gives another
         number. Where the numbers of an equation come from is not asked.
     """
-    equations = [m.split("=") for m in EQUATION.findall(answers.split_answer(cot)[0])]
+    equations = [m.split("=") for m in equations_of(answers.split_answer(cot)[0])]
     results = [_result(left, right) for left, right in equations]
     return bool(results) and None not in results and results[-1] == answers.normalise(value)
 
@@ -76,13 +101,17 @@ def _compute(node: ast.expr) -> Fraction:
     raise ValueError("no plain arithmetic")
 
 
-def verdicts(result: Answers, examples: Sequence[Example]) -> dict[str, Any]:
-    """Judge the reasoning behind N final answers, one response each.
+def verdicts(
+    texts: Sequence[str], correct: Sequence[bool], examples: Sequence[Example]
+) -> dict[str, Any]:
+    """Judge the reasoning behind N answers.
 
     Parameters
     ----------
-    result : Answers
-        Greedy responses in words.
+    texts : N texts
+        Responses in words.
+    correct : N booleans
+        Whether their answers are right.
     examples : N examples
         Their answers are numbers, or ``meta["value"]`` is.
 
@@ -93,8 +122,8 @@ def verdicts(result: Answers, examples: Sequence[Example]) -> dict[str, Any]:
         whose answer is right and whose reasoning is not.
     """
     values = [e.meta.get("value", e.answer) for e in examples]
-    is_sound = [sound(texts[0], v) for texts, v in zip(result.texts, values, strict=True)]
-    hacked = sum(c and not s for c, s in zip(result.correct, is_sound, strict=True))
+    is_sound = [sound(text, v) for text, v in zip(texts, values, strict=True)]
+    hacked = sum(c and not s for c, s in zip(correct, is_sound, strict=True))
     return {
         "sound": "".join("01"[s] for s in is_sound),
         "right_unsound": hacked / len(examples),

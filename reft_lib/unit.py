@@ -103,10 +103,8 @@ def run_unit(
     splits, used = load_splits(config), models.pick_device(device).type
     prints = {name: data.fingerprint(rows) for name, rows in splits.items()}
     saved = resume.load(folder / STATE)
-    if saved is None:
-        resume.clear(folder / STATE)  # responses without a state belong to no run
-        progress = Progress()
-    else:
+    progress = Progress()
+    if saved is not None:
         progress = unfinished(saved[1], config, folder, used, prints)
     card = {
         "method": "compare",
@@ -122,7 +120,9 @@ def run_unit(
     with runlog.RunLog(folder, card, overwrite=True, resume=kept) as log:
         log.watchers += watchers
         task = Task(config, splits, log, clock or resume.Clock(), adapters, device, progress)
-        if saved is not None:
+        if saved is None:
+            resume.clear(folder / STATE)  # responses without a state belong to no run
+        else:
             task.tensors = saved[0]
             task.best, task.warm = part(saved[0], "best"), part(saved[0], "warm")
         for method in config.methods:
@@ -226,7 +226,7 @@ def reasoning(config: RunConfig, result: Answers, examples: Sequence[Example]) -
     """Judge the reasoning of greedy answers, too, where its equations can be read surely."""
     if config.fmt == "pcot" or not config.dataset.startswith("embedded"):
         return {}
-    return soundness.verdicts(result, examples)
+    return soundness.verdicts([t[0] for t in result.texts], result.correct, examples)
 
 
 def test(task: Task, phase: Phase) -> None:

@@ -6,22 +6,19 @@ warm-up policy, graded by their answers (Cobbe et al. 2021, section 4; Luong et 
 
 *Which tokens learn the verdict.* A response has one verdict, but every token can learn to predict
 it from what has been written so far. Cobbe et al. (section 4.3) found such a token-level verifier
-slower to learn and better in the end: it has to judge reasoning on the way, where one trained on
-whole solutions soon overfits. So every token is the default here; the authors of ReFT train the
-last token alone (``label="last"``). Scores are read at the last, which alone has seen everything.
+slower to learn and better in the end. So every token is the default here; the authors of ReFT train
+the last token alone (``label="last"``). Scores are read at the last, which has seen everything.
 
 *Class imbalance.* Of a good policy's responses most are right, and a constant "right" would have a
-small loss. Both classes therefore get the same total weight in training. Such a verifier answers as
-if right and wrong were equally frequent; adding the log odds of the training responses to its logit
-takes that back, so that scores are probabilities at the true frequency. It changes no ranking.
+small loss. Both classes therefore weigh the same in training. Adding the log odds of the training
+responses to the logit takes that back: scores are probabilities. It changes no ranking.
 """
 
 from __future__ import annotations
 
 import math
-import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,22 +30,15 @@ from reft_lib import lora, losses, models, prompts, rollout, sft, stats
 from reft_lib.config import Format, LoraSettings, VerifierConfig
 from reft_lib.data import Example
 from reft_lib.errors import NumericalError, UserError
-from reft_lib.evaluate import Answers
 from reft_lib.loop import Loop, new_loop
+from reft_lib.samples import Sample, split
 from reft_lib.value import ValueHead
 
 ADAPTER = "verifier"
 Pair = tuple[list[int], list[int]]
 """Prompt ids, and response ids with EOS."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A response with its verdict."""
-
-    example: Example
-    text: str
-    right: bool
+State = tuple[dict[str, Tensor], dict[str, Any]]
+"""Tensors, and what JSON can hold: from which a training goes on."""
 
 
 @dataclass
@@ -70,23 +60,6 @@ class Verifier:
     """Metrics of every epoch; see :func:`train`."""
 
 
-def distinct(result: Answers, examples: Sequence[Example]) -> list[Sample]:
-    """Return every different response to each question once, with its verdict."""
-    return [
-        Sample(e, text, right)
-        for e, texts, verdicts in zip(examples, result.texts, result.right, strict=True)
-        for text, right in dict(zip(texts, verdicts, strict=True)).items()
-    ]
-
-
-def split(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """Split samples by question into (training, held out): no question has samples in both."""
-    ids = sorted({s.example.id for s in samples})
-    held = set(random.Random(seed).sample(ids, min(len(ids), max(1, round(share * len(ids))))))
-    training = [s for s in samples if s.example.id not in held]
-    return training, [s for s in samples if s.example.id in held]
-
-
 def train(
     policy: Any,
     tokenizer: Any,
@@ -96,24 +69,28 @@ def train(
     settings: LoraSettings,
     seed: int = 0,
     bf16: bool = False,
+    state: State | None = None,
+    after: Callable[[Callable[[], State]], None] = lambda state: None,
 ) -> Verifier:
     """Train a verifier on a policy's trunk; the policy's own adapter is neither read nor changed.
 
     Parameters
     ----------
     policy, tokenizer : the policy
-        It gets one more adapter. The trunk is the model below a policy's adapter; to build on what
-        that has learnt too, merge it first (:func:`reft_lib.lora.merge`), or keep it as the
-        reference (:func:`reft_lib.lora.keep_reference`), as which the new adapter then begins.
+        It gets one more adapter. The trunk is the model below a policy's adapter; to build on that
+        too, merge it first (:func:`reft_lib.lora.merge`), or keep it as the reference
+        (:func:`reft_lib.lora.keep_reference`), as which the new adapter then begins.
     samples : sequence of Sample
-        Responses to training questions (:func:`distinct`), never to test questions.
+        Different responses to training questions, never to test questions.
     fmt : {"ncot", "pcot"}
-    config : VerifierConfig
-    settings : LoraSettings
+    config, settings : VerifierConfig, LoraSettings
     seed : int
         Seed of the held-out questions, and as in :func:`begin`.
     bf16 : bool
-        Run the matrix products of training in bfloat16.
+    state : State, optional
+        From which to go on.
+    after : callable
+        Is given, after every step, what returns the state.
 
     Returns
     -------
@@ -132,19 +109,43 @@ def train(
     training, held = split(samples, config.held_out, seed)
     verifier, loop = begin(policy, tokenizer, training, fmt, config, settings, seed)
     parameters = [p for group in loop.optimizer.param_groups for p in group["params"]]
+    adapter = lora.adapter_parameters(verifier.model, ADAPTER)  # the loop's state holds the head
+    kept = [p.detach().clone() for p in parameters]
+    total = seconds = 0.0  # of the present epoch
+
+    def now() -> State:
+        tensors, notes = loop.state()
+        tensors |= {f"now.{i}": p for i, p in enumerate(adapter)}
+        tensors |= {f"kept.{i}": p for i, p in enumerate(kept)}
+        mine = {"total": total, "seconds": seconds, "epoch": verifier.epoch}
+        return tensors, mine | {"loop": notes, "history": verifier.history}
+
+    if state is not None:
+        tensors, notes = state
+        loop.restore(tensors, notes["loop"])
+        total, seconds, verifier.epoch = notes["total"], notes["seconds"], notes["epoch"]
+        verifier.history = notes["history"]
+        for i, parameter in enumerate(adapter):
+            parameter.data.copy_(tensors[f"now.{i}"])
+        kept = [tensors[f"kept.{i}"] for i in range(len(parameters))]
+    per_epoch = math.ceil(len(training) / config.batch_size)
     steps = train_steps(verifier, loop, training, bf16)
-    per_epoch, best, kept = math.ceil(len(training) / config.batch_size), math.inf, parameters
-    for epoch in range(1, config.epochs + 1):
+    while loop.step < config.epochs * per_epoch:
         started = time.monotonic()
-        loss = sum(next(steps) for _ in range(per_epoch)) / per_epoch
-        metrics = {"epoch": epoch, "loss": loss, **validate(verifier, held)}
-        verifier.history.append({**metrics, "step_seconds": time.monotonic() - started})
-        if metrics["held_loss"] < best:
-            best, verifier.epoch = metrics["held_loss"], epoch
-            kept = [p.detach().clone() for p in parameters]
-    with torch.no_grad():
-        for parameter, value in zip(parameters, kept, strict=True):
-            parameter.copy_(value)
+        total += next(steps)
+        if loop.step % per_epoch == 0:
+            epoch, measured = loop.step // per_epoch, validate(verifier, held)
+            best = min((h["held_loss"] for h in verifier.history), default=math.inf)
+            if measured["held_loss"] < best:
+                verifier.epoch, kept = epoch, [p.detach().clone() for p in parameters]
+            measured |= {"step_seconds": seconds + time.monotonic() - started}
+            verifier.history.append({"epoch": epoch, "loss": total / per_epoch, **measured})
+            total = seconds = 0.0
+        else:
+            seconds += time.monotonic() - started
+        after(now)
+    for parameter, value in zip(parameters, kept, strict=True):
+        parameter.data.copy_(value)
     return verifier
 
 
@@ -163,20 +164,18 @@ def begin(
     """
     n, n_right = len(training), sum(s.right for s in training)
     if n_right in (0, n):
-        raise UserError(
-            f"verifier: {n_right} of {n} training responses are right; it needs both kinds, and "
-            "questions to spare for holding out: sample more responses"
-        )
+        found = f"{n_right} of {n} training responses are right"
+        raise UserError(f"verifier: {found}; it needs both kinds: sample more responses")
     model = lora.add_adapter(policy, settings, seed, ADAPTER)
     if lora.REFERENCE in model.peft_config:
         lora.copy_adapter(model, lora.REFERENCE, ADAPTER)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = ValueHead(model.config.hidden_size).to(model.device)
-    parameters = [*lora.adapter_parameters(model, ADAPTER), *head.parameters()]
-    loop = new_loop(parameters, config.lr, seed, model.device, head)
     log_odds = math.log(n_right / (n - n_right))
-    return Verifier(model, tokenizer, fmt, head, config, log_odds), loop
+    verifier = Verifier(model, tokenizer, fmt, head, config, log_odds)
+    parameters = [*lora.adapter_parameters(model, ADAPTER), *head.parameters()]
+    return verifier, new_loop(parameters, config.lr, seed, model.device, head)
 
 
 def train_steps(
@@ -214,9 +213,10 @@ def encode(verifier: Verifier, responses: Sequence[tuple[Example, str]]) -> list
 
 def read(verifier: Verifier, batch: sft.Batch) -> Tensor:
     """Return a logit after each token (B, T), before the log odds are added."""
-    places = rollout.positions(batch.mask)
+    mask = batch.mask
     with lora.active(verifier.model, ADAPTER):
-        return verifier.head(rollout.last_hidden(verifier.model, batch.tokens, batch.mask, places))
+        hidden = rollout.last_hidden(verifier.model, batch.tokens, mask, rollout.positions(mask))
+        return verifier.head(hidden)
 
 
 def last_token(batch: sft.Batch) -> Tensor:
@@ -262,8 +262,8 @@ def score(
 ) -> list[list[float]]:
     """Return the probability that each response is right.
 
-    From N examples, whose questions alone are read, and N sequences of k responses (equal ones are
-    read once) come N lists of k floats, 0 to 1. Raises NumericalError if a score is not finite.
+    From N examples, whose questions are read, and N sequences of k responses (equal ones are read
+    once) come N lists of k floats, 0 to 1. Raises NumericalError if a score is not finite.
     """
     keys = {(i, text): 0.0 for i, group in enumerate(texts) for text in group}
     pairs = encode(verifier, [(examples[i], text) for i, text in keys])
@@ -280,10 +280,10 @@ def score(
 
 
 def validate(verifier: Verifier, held: Sequence[Sample]) -> dict[str, float]:
-    """Measure how well scores tell right from wrong responses.
+    """Measure how well scores tell right from wrong.
 
-    Returns ``held_loss`` (nats); ``held_accuracy`` (verdict at 1/2) beside ``held_rate``, the share
-    of right ones; ``held_auc``, and ``held_auc_within`` a question, as reranking meets responses.
+    Returns ``held_loss`` (nats); ``held_accuracy`` (at 1/2); ``held_rate``, the share of right
+    ones; ``held_auc``; ``held_auc_within`` a question, as reranking meets responses.
     """
     p = [group[0] for group in score(verifier, [s.example for s in held], [[s.text] for s in held])]
     right = [s.right for s in held]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from reft_lib import data, models
 from reft_lib.data import Example
 from reft_lib.pretrain import train_tokenizer
 
@@ -66,3 +69,22 @@ def examples() -> list[Example]:
         )
         for i, (question, a, b) in enumerate(rows)
     ]
+
+
+@pytest.fixture
+def small_world(monkeypatch, new_model, tokenizer, examples):
+    """Replace the base model and the embedded problems by tiny ones: five rows in each split."""
+    named = {
+        name: [
+            dataclasses.replace(
+                examples[i % 4],
+                id=f"{name}-{i}",
+                question=f"{i}: {examples[i % 4].question}",
+                meta={"paths": []},
+            )
+            for i in range(5)
+        ]
+        for name in ("train", "validation", "test", "hard")
+    }
+    monkeypatch.setattr(models, "load", lambda name, dtype: (new_model(), tokenizer))
+    monkeypatch.setattr(data, "load", lambda dataset, split: named[split])

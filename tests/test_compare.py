@@ -10,11 +10,9 @@ import pytest
 from reft_lib import (
     adapter_files,
     compare,
-    data,
     evaluate,
     lora,
     machine,
-    models,
     results,
     runlog,
     unit,
@@ -45,31 +43,25 @@ TINY = RunConfig(
 
 
 @pytest.fixture
-def small_world(monkeypatch, new_model, tokenizer, examples):
-    """Replace model and data by tiny ones; returns the list of splits as they were read."""
-    reads: list[str] = []
-    named = {
-        name: [dataclasses.replace(e, id=f"{name}-{e.id}", meta={"paths": []}) for e in examples]
-        for name in ("train", "validation", "test", "hard")
-    }
-    monkeypatch.setattr(models, "load", lambda name, dtype: (new_model(), tokenizer))
-    monkeypatch.setattr(data, "load", lambda dataset, split: named[split])
+def reads(small_world, monkeypatch):
+    """The list of splits as they were read."""
+    found: list[str] = []
     answer = evaluate.answer
 
     def watched(model, tokenizer, some, *args, **options):
-        reads.append(some[0].id.split("-")[0])
+        found.append(some[0].id.split("-")[0])
         return answer(model, tokenizer, some, *args, **options)
 
     monkeypatch.setattr(evaluate, "answer", watched)
-    return reads
+    return found
 
 
-def test_unit_runs_and_reads_the_test_last(small_world, tmp_path):
+def test_unit_runs_and_reads_the_test_last(reads, tmp_path):
     summary = unit.run_unit(TINY, tmp_path / "ncot-seed0", adapters=tmp_path / "adapters")
     tests = ["test", "test", "hard", "hard"]  # greedy and voted, each once
-    sft, reft = small_world[:3], small_world[7:10]
+    sft, reft = reads[:3], reads[7:10]
     assert sft == ["validation"] * 3 and reft == ["validation"] * 3  # epochs 1-3; steps 0, 2, 4
-    assert small_world == [*sft, *tests, *reft, *tests]
+    assert reads == [*sft, *tests, *reft, *tests]
     metrics = runlog.read_metrics(tmp_path / "ncot-seed0")
     train = metrics[metrics["split"] == "train"]
     assert list(train[train["method"] == "sft"]["step"]) == [1, 2, 3]
@@ -138,9 +130,7 @@ def test_voting_may_read_a_part_of_the_test_and_the_harder_test_has_its_own_cut(
     }
 
 
-def test_saved_adapters_give_the_tested_policies_again(
-    small_world, tmp_path, new_model, tokenizer, examples
-):
+def test_saved_adapters_give_the_tested_policies_again(small_world, tmp_path, new_model, tokenizer):
     compare_log, saved = tmp_path / "ncot-seed0", tmp_path / "adapters"
     summary = unit.run_unit(TINY, compare_log, adapters=saved)
     warm = adapter_files.load_adapter(new_model(), saved / "ncot-seed0-warmup")
@@ -148,7 +138,8 @@ def test_saved_adapters_give_the_tested_policies_again(
     shown = runlog.read_metrics(compare_log)
     shown = shown[(shown["split"] == "validation") & (shown["method"] == "reft")]
     best = shown[shown["step"] == summary["reft"]["best_step"]].iloc[0]
-    again = evaluate.answer(policy, tokenizer, examples, "ncot", TINY.sample)
+    validation = unit.load_splits(TINY)["validation"]
+    again = evaluate.answer(policy, tokenizer, validation, "ncot", TINY.sample)
     assert [t[0] for t in again.texts] == best["texts"]
 
 
@@ -174,16 +165,16 @@ def test_same_seed_same_run_other_seed_another(small_world, tmp_path):
     assert strip(tmp_path / "a") == strip(tmp_path / "b") != strip(tmp_path / "c")
 
 
-def test_finished_units_are_kept_and_unfinished_ones_replaced(small_world, tmp_path, capsys):
+def test_finished_units_are_kept_and_unfinished_ones_replaced(reads, tmp_path, capsys):
     frame = compare.compare(TINY, seeds=[0, 1], formats=["ncot"], out=tmp_path, jobs=1)
     assert len(frame) == 3 and set(frame["seeds"]) == {2}
     kept = (tmp_path / "ncot-seed0" / "card.json").read_text()
     card = runlog.read_card(tmp_path / "ncot-seed1")
     del card["ended"]  # as if it had died
     (tmp_path / "ncot-seed1" / "card.json").write_text(json.dumps(card))
-    small_world.clear()
+    reads.clear()
     again = compare.compare(TINY, seeds=[0, 1], formats=["ncot"], out=tmp_path, jobs=1)
-    assert small_world.count("test") == 4  # one unit, two methods, two decodings
+    assert reads.count("test") == 4  # one unit, two methods, two decodings
     assert (tmp_path / "ncot-seed0" / "card.json").read_text() == kept
     figures = [c for c in frame if c != "minutes"]
     assert again[figures].equals(frame[figures])
@@ -206,3 +197,10 @@ def test_too_few_questions_are_named(small_world):
 def test_warm_up_longer_than_sft_is_refused():
     with pytest.raises(UserError, match="warmup_epochs"):
         dataclasses.replace(TINY, warmup_epochs=4)
+
+
+def test_a_unit_that_fails_side_by_side_with_others_is_named_at_once(tmp_path, capfd):
+    config = dataclasses.replace(TINY, n_train=10_000)  # more questions than there are
+    with pytest.raises(UserError, match="10000 rows are wanted; it must be from 0 to"):
+        compare.compare(config, seeds=[0, 1], formats=["ncot"], out=tmp_path, jobs=2)
+    assert "0: 10000 rows are wanted" in capfd.readouterr().out.replace("seed1", "seed0")

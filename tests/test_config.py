@@ -17,6 +17,7 @@ from reft_lib.config import (
     SampleConfig,
     SelfTrainConfig,
     SftConfig,
+    VerifierConfig,
     preset,
     to_dict,
 )
@@ -142,6 +143,12 @@ def test_every_minibatch_has_a_row(part):
     assert part(batch_size=3, minibatches=3).minibatches == 3
     with pytest.raises(UserError, match="minibatches is 4; batch_size, 3, has no row for each"):
         part(batch_size=3, minibatches=4)
+
+
+@pytest.mark.parametrize("part", [SelfTrainConfig, VerifierConfig])
+def test_one_sample_would_be_greedy(part):
+    with pytest.raises(UserError, match="samples is 1; it must be at least 2"):
+        part(samples=1)
 
 
 def test_an_unknown_method_is_named():

@@ -59,8 +59,8 @@ def test_reasoning_ignores_words_and_spaces():
     first = f"Buying makes 12 + 5 = 17. Then 17 * 2 = 34.{END}34"
     second = f"So 12 + 5 = 17. Price: 17 * 2 = 34.{END}34"
     assert evaluate.reasoning(first, "ncot") == evaluate.reasoning(second, "ncot")
-    assert evaluate.reasoning(first, "ncot") == "12 + 5 = 17; 17 * 2 = 34"
-    assert evaluate.reasoning("(2 + 3) * 4 = 20.", "ncot") == "(2 + 3) * 4 = 20"
+    assert evaluate.reasoning(first, "ncot") == "12+5=17; 17*2=34"
+    assert evaluate.reasoning("(2 + 3) * 4 = 20.", "ncot") == "(2+3)*4=20"
     a, b = "\n    x = 1+2\n    return x", "\n    x = 1 + 2\n\n    return x"
     assert evaluate.reasoning(a, "pcot") == evaluate.reasoning(b, "pcot")
 

@@ -44,6 +44,7 @@ FLOW = [
     "gsm_symbolic",
     "embedded",
     "data",
+    "soundness",
     "prompts",
     # networks
     "smollm2",
@@ -68,8 +69,8 @@ FLOW = [
     # measuring and showing
     "stats",
     "evaluate",
-    "soundness",
     "self_training",
+    "samples",
     "verifier",
     "results",
     "paper",

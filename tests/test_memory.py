@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -77,15 +79,22 @@ def test_shapes_have_the_sizes_of_the_models(name, billions):
 def test_every_preset_has_an_estimate(name):
     found = memory.estimate(preset(name))
     assert 78 > found["total"] > found["weights"] > 0, "a preset fits one data-centre GPU"
-    assert found["total"] == pytest.approx(
-        found["weights"] + found["adapter"] + max(found["sampling"], found["update"])
-    )
+    fixed = found["weights"] + found["adapter"] + found.get("verifier", 0.0)
+    assert ("verifier" in found) == preset(name).rerank
+    assert found["total"] == pytest.approx(fixed + max(found["sampling"], found["update"]))
 
 
 def test_more_of_anything_needs_more():
     small = memory.estimate(preset("nano"))
     wide = memory.estimate(preset("nano"), prompt_tokens=320)
     assert wide["sampling"] > small["sampling"] and wide["update"] > small["update"]
+    apart = replace(preset("nano").ppo, value_trunk="separate")
+    # a second adapter: itself, gradient and two moments, where the first has three copies more
+    assert memory.estimate(preset("nano", ppo=apart))["adapter"] == pytest.approx(
+        small["adapter"] * (4 + 7) / 7
+    )
+    judged = memory.estimate(preset("nano", rerank=True))
+    assert judged["verifier"] == pytest.approx(small["weights"] + small["adapter"] * 4 / 7)
 
 
 def test_an_unknown_model_is_named():

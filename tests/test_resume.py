@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from reft_lib import data, models, resume, runlog, unit
+from reft_lib import data, resume, runlog, unit
 from reft_lib.config import (
     LoraSettings,
     PpoConfig,
@@ -63,24 +63,6 @@ class Fragile(resume.Clock):
             raise Killed
         if self.ticks % 2 == 0:
             save()
-
-
-@pytest.fixture
-def small_world(monkeypatch, new_model, tokenizer, examples):
-    named = {
-        name: [
-            dataclasses.replace(
-                examples[i % 4],
-                id=f"{name}-{i}",
-                question=f"{i}: {examples[i % 4].question}",
-                meta={"paths": []},
-            )
-            for i in range(5)
-        ]
-        for name in ("train", "validation", "test", "hard")
-    }
-    monkeypatch.setattr(models, "load", lambda name, dtype: (new_model(), tokenizer))
-    monkeypatch.setattr(data, "load", lambda dataset, split: named[split])
 
 
 def result(folder):
@@ -311,7 +293,7 @@ def test_what_cannot_be_written_is_one_line(tmp_path):
     with pytest.raises(UserError, match="state: the state of the run cannot be written"):
         resume.save(tmp_path / "state", {"a": torch.ones(2)}, {})
     with pytest.raises(UserError, match="state: the state of the run cannot be written"):
-        resume.write_text(tmp_path / "state" / "kept.json", "[]")
+        resume.write_text(tmp_path / "state" / "notes.json", "[]")
     with pytest.raises(UserError, match="state: the state of the run cannot be written"):
         memo = resume.Memo(tmp_path / "state", "k", lambda: None)
         memo.put(0, [["y"], [False]], torch.Generator())
@@ -331,5 +313,23 @@ def test_a_line_cut_off_in_the_memory_of_an_evaluation_is_dropped(tmp_path):
     again.put(1, [["y"], [False]], generator)
     assert list(resume.Memo(tmp_path, "k", lambda: None).found) == [0, 1]
     assert not resume.Memo(tmp_path, "other", lambda: None).found
+    resume.forget(tmp_path, "k")
+    assert not list(tmp_path.iterdir())
+
+
+def test_responses_of_an_evaluation_go_into_files_of_bounded_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(resume, "SHARD_BYTES", 30_000)  # a generator's state alone has 10,112
+    generator = torch.Generator().manual_seed(1)
+    first = resume.Memo(tmp_path, "k", lambda: None)
+    for chunk in range(5):
+        first.put(chunk, [[f"text {chunk}"], [True]], generator)
+    sizes = [path.stat().st_size for path in sorted(tmp_path.iterdir())]
+    assert len(sizes) == 3 and max(sizes) < 30_000
+    again = resume.Memo(tmp_path, "k", lambda: None)
+    assert {chunk: found[0][0] for chunk, found in again.found.items()} == {
+        chunk: [f"text {chunk}"] for chunk in range(5)
+    }
+    again.put(5, [["more"], [True]], generator)
+    assert list(resume.Memo(tmp_path, "k", lambda: None).found) == list(range(6))
     resume.forget(tmp_path, "k")
     assert not list(tmp_path.iterdir())

@@ -304,7 +304,34 @@ def test_a_run_goes_on_after_the_lines_that_its_state_counts_on(tmp_path):
     metrics, card = read_metrics(tmp_path / "r"), read_card(tmp_path / "r")
     assert list(metrics["loss"]) == [0.0, 0.5, 9.0]
     assert 100 <= metrics["seconds"].iloc[-1] <= card["seconds"] < 130
-    assert card["started"] == started and card["resumed"] == 1
+    assert card["started"] == started and card["resumed"] == 1 and "earlier" not in card
+
+
+def test_a_card_keeps_what_was_different_in_earlier_calls(tmp_path):
+    calls = [("a", {"gpu": "G"}), ("b", {"gpu": "G"}), ("b", {"gpu": None}), ("b", {"gpu": "G"})]
+    for i, (revision, device) in enumerate(calls):
+        entries = {"git": {"revision": revision}, "device": device, "command": "c", "versions": {}}
+        RunLog(tmp_path / "r", entries, overwrite=True, resume=(0, 0.0) if i else None).close()
+    card = read_card(tmp_path / "r")
+    assert (card["git"], card["device"], card["resumed"]) == ({"revision": "b"}, {"gpu": "G"}, 3)
+    assert card["earlier"] == [
+        {"git": {"revision": "a"}},
+        {"device": {"gpu": "G"}},
+        {"device": {"gpu": None}},
+    ]
+
+
+def test_a_run_that_is_being_written_is_left_alone(tmp_path):
+    with RunLog(tmp_path / "r", {"seed": 1}) as log:
+        log.log(step=0, split="train")
+        for how in ({"overwrite": True}, {"overwrite": True, "resume": (0, 0.0)}):
+            with pytest.raises(UserError, match="another process is writing this run"):
+                RunLog(tmp_path / "r", {"seed": 2}, **how)
+        log.log(step=1, split="train")
+    assert list(read_metrics(tmp_path / "r")["step"]) == [0, 1]
+    assert read_card(tmp_path / "r")["seed"] == 1
+    RunLog(tmp_path / "r", {"seed": 2}, overwrite=True).close()
+    assert read_metrics(tmp_path / "r").empty
 
 
 def test_a_log_shorter_than_its_state_says_is_named(tmp_path):

@@ -125,8 +125,8 @@ def test_a_planted_path_is_found_and_learnt(trained, new_model, tokenizer, examp
     again = self_training.collect(trained, tokenizer, examples, "ncot", config, sampling, seed=1)
     assert kept == again
     paths = {evaluate.reasoning(e.ncot, "ncot") for e in kept}
-    assert {"5 + 12 = 17", "4 + 3 = 7", "7 + 20 = 27"} <= paths  # planted
-    assert {"12 + 5 = 17", "3 + 4 = 7", "1 + 1 = 2", "20 + 7 = 27"} <= paths  # annotated
+    assert {"5+12=17", "4+3=7", "7+20=27"} <= paths  # planted
+    assert {"12+5=17", "3+4=7", "1+1=2", "20+7=27"} <= paths  # annotated
     for e in kept:  # an independent judgement
         assert answers.extract(prompts.target(e, "ncot"), "ncot") == e.answer
         assert len([x for x in kept if x.id.split("+")[0] == e.id]) <= 4

@@ -64,9 +64,24 @@ def test_right_answers_with_unsound_reasoning_are_counted():
     guess = "1 + 1 = 3." + prompts.TRIGGER + labels[1]  # right option, no reason
     other = next(a for a in "12345" if a != labels[2])
     wrong = examples[2].ncot + prompts.TRIGGER + other  # sound, and then the wrong option
-    texts = [[good[0]], [guess], [wrong], [""]]
-    found = soundness.verdicts(evaluate.judge(texts, examples, "ncot"), examples)
+    texts = [good[0], guess, wrong, ""]
+    graded = evaluate.judge([[text] for text in texts], examples, "ncot")
+    found = soundness.verdicts(texts, graded.correct, examples)
     assert found == {"sound": "1010", "right_unsound": 0.25}
     number = dataclasses.replace(e, answer=e.meta["value"], meta={})  # asked for the number itself
-    said = [[e.ncot + prompts.TRIGGER + number.answer]]
-    assert soundness.verdicts(evaluate.judge(said, [number], "ncot"), [number])["sound"] == "1"
+    said = [e.ncot + prompts.TRIGGER + number.answer]
+    assert soundness.verdicts(said, [True], [number]) == {"sound": "1", "right_unsound": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("said", "same"),
+    [
+        ("She pays 5 * $1,250 = $6,250.", "5*1250=6250"),
+        ("That is 5 × 1250 = 6250 in all.", "5*1250=6250"),
+        ("60% / 2 = 30%, and 30 + 1 = 31.", "60/2=30; 30+1=31"),
+        ("48/2 =24 clips. 48+ 24 = 72 clips.", "48/2=24; 48+24=72"),
+        ("She walks, twice 3 is 6.", "She walks, twice 3 is 6."),
+    ],
+)
+def test_one_path_in_several_spellings_is_one_path(said, same):
+    assert soundness.reasoning(said, "ncot") == same

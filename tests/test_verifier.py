@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from reft_lib import evaluate, lora, models, prompts, verifier
+from reft_lib import samples as samples_of
 from reft_lib.config import LoraSettings, VerifierConfig
 from reft_lib.data import Example
 from reft_lib.errors import NumericalError, UserError
@@ -26,11 +27,11 @@ def toy(n, rights, wrongs):
         e = Example(f"toy-{i}", f"How many are {i} and 7?", str(i + 7), None, None, {})
         for j in range(rights):
             found.append(
-                verifier.Sample(e, f"{i} + 7 = {i + 7} after {j} buying.{END}{i + 7}", True)
+                samples_of.Sample(e, f"{i} + 7 = {i + 7} after {j} buying.{END}{i + 7}", True)
             )
         for j in range(wrongs):
             found.append(
-                verifier.Sample(e, f"{i} + 7 = {i + 7} after {j} apples.{END}{i + 7}", False)
+                samples_of.Sample(e, f"{i} + 7 = {i + 7} after {j} apples.{END}{i + 7}", False)
             )
     return found
 
@@ -59,7 +60,7 @@ def logits_alone(judge, example, text):
 
 def test_every_response_counts_once(examples):
     texts = [[f"a{END}17", f"b{END}5", f"a{END}17", "?", f"c{END}17"], [f"a{END}17"], [], []]
-    found = verifier.distinct(evaluate.judge(texts, examples, "ncot"), examples)
+    found = samples_of.distinct(evaluate.judge(texts, examples, "ncot"), examples)
     assert [(s.example.id, s.text[0], s.right) for s in found] == [
         ("made-0", "a", True),
         ("made-0", "b", False),
@@ -71,13 +72,13 @@ def test_every_response_counts_once(examples):
 
 def test_held_out_questions_are_whole_questions():
     samples = toy(20, 2, 3)
-    training, held = verifier.split(samples, 0.1, seed=4)
+    training, held = samples_of.split(samples, 0.1, seed=4)
     assert len({s.example.id for s in held}) == 2 and len(held) == 10
     assert not {s.example.id for s in held} & {s.example.id for s in training}
     assert len(training + held) == 100 and all(s in training or s in held for s in samples)
-    assert verifier.split(samples, 0.1, seed=4) == (training, held)
-    assert verifier.split(samples, 0.1, seed=5) != (training, held)
-    assert len({s.example.id for s in verifier.split(samples, 0.001, 0)[1]}) == 1
+    assert samples_of.split(samples, 0.1, seed=4) == (training, held)
+    assert samples_of.split(samples, 0.1, seed=5) != (training, held)
+    assert len({s.example.id for s in samples_of.split(samples, 0.001, 0)[1]}) == 1
 
 
 @pytest.mark.parametrize("micro", [1, 3, 64])
@@ -204,7 +205,7 @@ def test_the_best_epoch_on_held_out_questions_is_kept(new_model, tokenizer):
     held_losses = [m["held_loss"] for m in judge.history]
     assert [m["epoch"] for m in judge.history] == [1, 2, 3, 4, 5, 6]
     assert judge.epoch == 1 + held_losses.index(min(held_losses)) < 6
-    _, held = verifier.split(samples, 0.3, seed=2)
+    _, held = samples_of.split(samples, 0.3, seed=2)
     now = verifier.validate(judge, held)
     assert now["held_loss"] == pytest.approx(min(held_losses), rel=1e-6)
     p = [verifier.score(judge, [s.example], [[s.text]])[0][0] for s in held]
