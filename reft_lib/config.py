@@ -161,8 +161,9 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "nano-warmup-12": {"warmup_epochs": 12},
 }
 """ReFT on nano with one thing changed: preset name to what."""
-# SFT ends with the warm-up, whose test is then that of the policy that PPO begins with; the rest is
-# preset nano's to the bit, so that its ReFT is the other side of each comparison.
+# SFT ends with the warm-up: its test is that of the best of the warm-up's epochs, mostly the last,
+# with which PPO begins. The rest is preset nano's to the bit, so that its ReFT is the other side of
+# each comparison.
 PRESETS |= {
     name: dataclasses.replace(
         NANO,

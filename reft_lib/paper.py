@@ -15,6 +15,8 @@ from reft_lib.results import finished
 
 NOT_RUN = "not yet run"
 """What a cell of ours says that no recorded run fills."""
+MINIATURE = "nano-baselines"
+"""The preset on the embedded problems, which no author has run."""
 ROWS = {
     "SFT": ("sft", "top1"),
     "Offline self-training": ("offline_st", "top1"),
@@ -94,6 +96,8 @@ def ours(folder: Path, fmt: str, row: str) -> str:
 def table(runs: Path, family: str = "smollm2", model: str = "CodeLLAMA-7B") -> Any:
     """Return the table: for each data set and format our cell, then the authors'.
 
+    The embedded problems, which are ours alone, come first.
+
     Parameters
     ----------
     runs : Path
@@ -110,7 +114,10 @@ def table(runs: Path, family: str = "smollm2", model: str = "CodeLLAMA-7B") -> A
     """
     import pandas as pd
 
-    columns: dict[str, list[str]] = {}
+    columns = {
+        f"embedded {fmt}, ours": [ours(runs / MINIATURE, fmt, row) for row in ROWS]
+        for fmt in FORMATS
+    }
     for dataset in REAL:
         for fmt in FORMATS:
             preset = f"{family}-{dataset}-{fmt}"

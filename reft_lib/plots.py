@@ -62,10 +62,13 @@ def _mean(table: Any, x: str, y: str) -> Any:
     return mean[shared] if shared.any() else mean
 
 
-def _curves(
+def curves(
     ax: Axes, table: Any, x: str, y: str, look: str, scale: float = 1.0, label: str = ""
 ) -> Any:
-    """Draw a thin line for each run and a thick one for their mean, which is returned."""
+    """Draw a thin line for each run and a thick one for their mean, which is returned.
+
+    ``look`` is the key of colour, line and marker, and, where it has none, the label.
+    """
     mean, colour, line = scale * _mean(table, x, y), COLOURS[look], LINES.get(look, "-")
     if table["run"].nunique() > 1:
         for _, run in table.groupby("run"):
@@ -122,7 +125,7 @@ def learning_curves(frame: Any, warmup_epochs: float) -> Figure:
             if rows.empty:
                 continue
             shift = warmup_epochs if method == "reft" else 0
-            mean = _curves(ax, rows.assign(x=rows["epoch"] + shift), "x", "accuracy", method, 100)
+            mean = curves(ax, rows.assign(x=rows["epoch"] + shift), "x", "accuracy", method, 100)
             said.append(
                 f"{FORMATS.get(fmt, fmt)} {LABELS[method]}, {seeds(rows)}: from "
                 f"{mean.iloc[0]:.1f}% at epoch {mean.index[0]:g} to {mean.iloc[-1]:.1f}% at epoch "
@@ -182,7 +185,7 @@ def ppo_curves(frame: Any) -> Figure:
     said = []
     for ax, (title, unit, drawn) in zip(axes.flat, views, strict=True):
         for name, look in zip(drawn, ("reft", "right"), strict=False):
-            mean = _curves(ax, table, "step", name, look, label=name.replace("_", " "))
+            mean = curves(ax, table, "step", name, look, label=name.replace("_", " "))
             said.append(f"{name.replace('_', ' ')} from {mean.iloc[0]:.3g} to {mean.iloc[-1]:.3g}")
         ax.set(title=title, ylabel=unit)
         if len(drawn) > 1:
@@ -214,9 +217,9 @@ def sft_curve(frame: Any) -> Figure:
     one_format(loss, "sft_curve")
     fig, axes = panels(7.2, 3.1, 2)
     left, right = axes[0]
-    loss_mean = _curves(left, loss, "epoch", "loss", "sft")
+    loss_mean = curves(left, loss, "epoch", "loss", "sft")
     left.set(title="Training loss", xlabel="epoch", ylabel="nats a token", ylim=(0, None))
-    mean = _curves(right, accuracy, "epoch", "accuracy", "sft", 100)
+    mean = curves(right, accuracy, "epoch", "accuracy", "sft", 100)
     right.set(title="Validation accuracy", xlabel="epoch", ylabel="%", ylim=(0, 1.25 * mean.max()))
     right.plot(mean.idxmax(), mean.max(), "*", color=COLOURS["ink"], markersize=13, zorder=3)
     right.annotate(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from reft_lib.data import Example
 from reft_lib.evaluate import Answers
@@ -19,6 +20,17 @@ class Sample:
     right: bool
 
 
+class Asked(Protocol):
+    """Whatever belongs to one question: a sample, a pair of responses."""
+
+    @property
+    def example(self) -> Example:
+        """The question."""
+
+
+Of = TypeVar("Of", bound=Asked)
+
+
 def distinct(result: Answers, examples: Sequence[Example]) -> list[Sample]:
     """Return every different response to each question once, with its verdict."""
     return [
@@ -28,7 +40,7 @@ def distinct(result: Answers, examples: Sequence[Example]) -> list[Sample]:
     ]
 
 
-def split(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
+def split(samples: Sequence[Of], share: float, seed: int) -> tuple[list[Of], list[Of]]:
     """Split samples by question into (training, held out): no question has samples in both."""
     ids = sorted({s.example.id for s in samples})
     held = set(random.Random(seed).sample(ids, min(len(ids), max(1, round(share * len(ids))))))

@@ -29,6 +29,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 MAX_SOURCE = 10_000
 """Characters of the longest program that is run."""
@@ -62,9 +63,9 @@ class Outcome:
 class _Worker:
     """One worker process and the programs it was sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, script: Path) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-s", "-S", "-P", "-W", "ignore", str(_SCRIPT)],
+            [sys.executable, "-s", "-S", "-P", "-W", "ignore", str(script)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -81,7 +82,7 @@ class _Worker:
         self.jobs: deque[int] = deque()  # sent, and without an outcome yet; the first one runs
         self._rest = b""
 
-    def send(self, jobs: Sequence[int], sources: Sequence[str], timeout_s: float) -> None:
+    def send(self, jobs: Sequence[int], sources: Sequence[Any], timeout_s: float) -> None:
         """Send the programs with these indices; raises OSError where the process has died."""
         self.jobs.extend(jobs)
         self.served += len(jobs)
@@ -110,7 +111,7 @@ class _Worker:
 class _Batch:
     """The programs of one call, and what is known about them."""
 
-    def __init__(self, sources: Sequence[str], timeout_s: float) -> None:
+    def __init__(self, sources: Sequence[Any], timeout_s: float) -> None:
         self.sources, self.timeout_s = sources, timeout_s
         self.outcomes: dict[int, Outcome] = {}
         self.waiting = deque(range(len(sources)))
@@ -145,9 +146,10 @@ class _Batch:
 
 
 class _Pool:
-    """Worker processes, kept between calls."""
+    """Worker processes that run one script, kept between calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, script: Path | None = None) -> None:
+        self.script = script or _SCRIPT
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         self.size = max(1, min(MAX_WORKERS, cores or 1))
         self.workers: list[_Worker] = []
@@ -179,7 +181,7 @@ class _Pool:
             idle = [w for w in self.workers if not w.jobs]
             if not idle and len(self.workers) == self.size:
                 return
-            worker = idle[0] if idle else _Worker()
+            worker = idle[0] if idle else _Worker(self.script)
             if not idle:
                 self.workers.append(worker)
                 self.selector.register(worker.stdout, selectors.EVENT_READ, worker)

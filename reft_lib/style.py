@@ -24,17 +24,29 @@ COLOURS = {
     "sft": "#E69F00",
     "reft": "#0072B2",
     "warm-up": "#CC79A7",
+    "offline_st": "#1A1A1A",
+    "online_st": "#56B4E9",
     "right": "#009E73",
     "wrong": "#D55E00",
     "ink": "#1A1A1A",
     "grey": "#767676",
     "pale": "#EDEDED",
+    # ways to choose among samples: one policy's, so no method's colour
+    "pass": "#009E73",
+    "wvote": "#A6A6A6",
+    "vote": "#1A1A1A",
+    "rerank": "#1A1A1A",
+    "chance": "#767676",
 }
 """What each colour means, everywhere."""
 LINES = {"sft": "--", "reft": "-", "warm-up": ":", "right": "-."}
-MARKERS = {"sft": "s", "reft": "o", "warm-up": "^"}
+LINES |= {"offline_st": ":", "online_st": "-."}
+LINES |= {"pass": "-.", "wvote": "-", "vote": "--", "rerank": "-", "chance": ":"}
+MARKERS = {"sft": "s", "reft": "o", "warm-up": "^", "offline_st": "v", "online_st": "D"}
+MARKERS |= {"pass": "s", "wvote": "D", "vote": "o", "rerank": "^", "chance": "x"}
 HATCHES = {"sft": "////", "reft": "", "warm-up": "...."}
 LABELS = {"sft": "SFT", "reft": "ReFT", "warm-up": "warm-up"}
+LABELS |= {"offline_st": "offline self-training", "online_st": "online self-training"}
 FORMATS = {"ncot": "N-CoT (words)", "pcot": "P-CoT (programs)"}
 SIGNS = {True: "✓", False: "✗"}
 

@@ -17,28 +17,25 @@ responses to the logit takes that back: scores are probabilities. It changes no 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from reft_lib import lora, losses, models, prompts, rollout, sft, stats
+from reft_lib import lora, losses, models, scorer, sft, stats
 from reft_lib.config import Format, LoraSettings, VerifierConfig
 from reft_lib.data import Example
 from reft_lib.errors import NumericalError, UserError
 from reft_lib.loop import Loop, new_loop
 from reft_lib.samples import Sample, split
+from reft_lib.scorer import Row, State, last_token
 from reft_lib.value import ValueHead
 
 ADAPTER = "verifier"
-Pair = tuple[list[int], list[int]]
-"""Prompt ids, and response ids with EOS."""
-State = tuple[dict[str, Tensor], dict[str, Any]]
-"""Tensors, and what JSON can hold: from which a training goes on."""
 
 
 @dataclass
@@ -108,44 +105,10 @@ def train(
     """
     training, held = split(samples, config.held_out, seed)
     verifier, loop = begin(policy, tokenizer, training, fmt, config, settings, seed)
-    parameters = [p for group in loop.optimizer.param_groups for p in group["params"]]
-    adapter = lora.adapter_parameters(verifier.model, ADAPTER)  # the loop's state holds the head
-    kept = [p.detach().clone() for p in parameters]
-    total = seconds = 0.0  # of the present epoch
-
-    def now() -> State:
-        tensors, notes = loop.state()
-        tensors |= {f"now.{i}": p for i, p in enumerate(adapter)}
-        tensors |= {f"kept.{i}": p for i, p in enumerate(kept)}
-        mine = {"total": total, "seconds": seconds, "epoch": verifier.epoch}
-        return tensors, mine | {"loop": notes, "history": verifier.history}
-
-    if state is not None:
-        tensors, notes = state
-        loop.restore(tensors, notes["loop"])
-        total, seconds, verifier.epoch = notes["total"], notes["seconds"], notes["epoch"]
-        verifier.history = notes["history"]
-        for i, parameter in enumerate(adapter):
-            parameter.data.copy_(tensors[f"now.{i}"])
-        kept = [tensors[f"kept.{i}"] for i in range(len(parameters))]
     per_epoch = math.ceil(len(training) / config.batch_size)
     steps = train_steps(verifier, loop, training, bf16)
-    while loop.step < config.epochs * per_epoch:
-        started = time.monotonic()
-        total += next(steps)
-        if loop.step % per_epoch == 0:
-            epoch, measured = loop.step // per_epoch, validate(verifier, held)
-            best = min((h["held_loss"] for h in verifier.history), default=math.inf)
-            if measured["held_loss"] < best:
-                verifier.epoch, kept = epoch, [p.detach().clone() for p in parameters]
-            measured |= {"step_seconds": seconds + time.monotonic() - started}
-            verifier.history.append({"epoch": epoch, "loss": total / per_epoch, **measured})
-            total = seconds = 0.0
-        else:
-            seconds += time.monotonic() - started
-        after(now)
-    for parameter, value in zip(parameters, kept, strict=True):
-        parameter.data.copy_(value)
+    validated = partial(validate, verifier, held)
+    scorer.fit(verifier, ADAPTER, loop, steps, config.epochs, per_epoch, validated, state, after)
     return verifier
 
 
@@ -166,12 +129,7 @@ def begin(
     if n_right in (0, n):
         found = f"{n_right} of {n} training responses are right"
         raise UserError(f"verifier: {found}; it needs both kinds: sample more responses")
-    model = lora.add_adapter(policy, settings, seed, ADAPTER)
-    if lora.REFERENCE in model.peft_config:
-        lora.copy_adapter(model, lora.REFERENCE, ADAPTER)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        head = ValueHead(model.config.hidden_size).to(model.device)
+    model, head = scorer.attach(policy, settings, seed, ADAPTER)
     log_odds = math.log(n_right / (n - n_right))
     verifier = Verifier(model, tokenizer, fmt, head, config, log_odds)
     parameters = [*lora.adapter_parameters(model, ADAPTER), *head.parameters()]
@@ -196,37 +154,18 @@ def train_steps(
         yield loss
 
 
-def encode(verifier: Verifier, responses: Sequence[tuple[Example, str]]) -> list[Pair]:
-    """Return what the trunk reads of each (example, text).
-
-    A text written in tokens anew may come out longer; what does not fit the context is cut out.
-    """
-    context, pairs = models.context_length(verifier.model), []
-    for e, text in responses:
-        prompt = prompts.prompt(e, verifier.fmt)
-        prompt_ids, ids = prompts.encode_pair(verifier.tokenizer, prompt, text)
-        prompts.check_length(prompt_ids, context - 1, e.id)
-        room = context - len(prompt_ids) - 1
-        pairs.append((prompt_ids, ids[:-1][:room] + ids[-1:]))
-    return pairs
+def encode(verifier: Verifier, responses: Sequence[tuple[Example, str]]) -> list[Row]:
+    """Return what the trunk reads of each (example, text); see :func:`reft_lib.scorer.encode`."""
+    return scorer.encode(verifier.model, verifier.tokenizer, verifier.fmt, responses)
 
 
 def read(verifier: Verifier, batch: sft.Batch) -> Tensor:
     """Return a logit after each token (B, T), before the log odds are added."""
-    mask = batch.mask
-    with lora.active(verifier.model, ADAPTER):
-        hidden = rollout.last_hidden(verifier.model, batch.tokens, mask, rollout.positions(mask))
-        return verifier.head(hidden)
-
-
-def last_token(batch: sft.Batch) -> Tensor:
-    """Return a mask (B, T): True on each row's last real token."""
-    column = torch.arange(batch.mask.shape[1], device=batch.mask.device)
-    return column == batch.mask.sum(dim=1, keepdim=True) - 1
+    return scorer.read(verifier, ADAPTER, batch)
 
 
 def update(
-    verifier: Verifier, optimizer: torch.optim.Optimizer, rows: Sequence[tuple[Pair, bool, float]]
+    verifier: Verifier, optimizer: torch.optim.Optimizer, rows: Sequence[tuple[Row, bool, float]]
 ) -> float:
     """Take one optimiser step; returns the loss in nats.
 
@@ -236,7 +175,7 @@ def update(
     """
     config, device, total = verifier.config, verifier.model.device, 0.0
     optimizer.zero_grad()
-    rows = sorted(rows, key=lambda row: len(row[0][0]) + len(row[0][1]))  # little padding
+    rows = sorted(rows, key=lambda row: scorer.width(row[0]))  # little padding
     for at in range(0, len(rows), config.micro_batch):
         pairs, right, weight = zip(*rows[at : at + config.micro_batch], strict=True)
         batch = sft.collate(pairs, verifier.tokenizer.eos_token_id, device)
@@ -265,17 +204,10 @@ def score(
     From N examples, whose questions are read, and N sequences of k responses (equal ones are read
     once) come N lists of k floats, 0 to 1. Raises NumericalError if a score is not finite.
     """
-    keys = {(i, text): 0.0 for i, group in enumerate(texts) for text in group}
-    pairs = encode(verifier, [(examples[i], text) for i, text in keys])
-    queue = sorted(zip(keys, pairs, strict=True), key=lambda x: len(x[1][0]) + len(x[1][1]))
-    for at in range(0, len(queue), verifier.config.micro_batch):
-        part = queue[at : at + verifier.config.micro_batch]
-        eos, device = verifier.tokenizer.eos_token_id, verifier.model.device
-        batch = sft.collate([pair for _, pair in part], eos, device)
-        logits = read(verifier, batch)[last_token(batch)].double() + verifier.log_odds
-        if not torch.isfinite(logits).all():
-            raise NumericalError("verifier: a score is not finite")
-        keys.update(zip([key for key, _ in part], logits.sigmoid().tolist(), strict=True))
+    asked = list(dict.fromkeys((i, text) for i, group in enumerate(texts) for text in group))
+    rows = encode(verifier, [(examples[i], text) for i, text in asked])
+    logits = scorer.read_last(verifier, ADAPTER, rows, verifier.config.micro_batch)
+    keys = dict(zip(asked, (logits + verifier.log_odds).sigmoid().tolist(), strict=True))
     return [[keys[i, text] for text in group] for i, group in enumerate(texts)]
 
 

@@ -25,7 +25,7 @@ def write(folder, seed, right, method="sft", fmt="pcot", ended="2024-01-01T00:00
 def test_without_runs_every_cell_of_ours_says_so(tmp_path):
     table = paper.table(tmp_path)
     mine = [c for c in table.columns if c.endswith("ours")]
-    assert len(mine) == 8 and list(table.index) == list(paper.ROWS)
+    assert len(mine) == 10 and list(table.index) == list(paper.ROWS)
     assert (table[mine] == paper.NOT_RUN).all(axis=None)
     assert table.loc["ReFT", "gsm8k pcot, authors"] == "75.3"
     assert table.loc["SFT + reranking", "gsm8k pcot, authors"] == "77.0"
@@ -44,6 +44,18 @@ def test_several_seeds_give_mean_and_interval(tmp_path):
     table = paper.table(tmp_path)
     assert table.loc["SFT", "svamp pcot, ours"] == "50.0 ± 62.1"
     assert table.loc["SFT + voting", "svamp pcot, ours"] == "50.0 ± 0.0"
+
+
+def test_the_embedded_problems_have_our_columns_alone(tmp_path):
+    write(tmp_path / "nano-baselines", 0, 3, method="offline_st")
+    table = paper.table(tmp_path)
+    assert list(table.columns[:3]) == [
+        "embedded ncot, ours",
+        "embedded pcot, ours",
+        "svamp ncot, ours",
+    ]
+    assert table.loc["Offline self-training", "embedded pcot, ours"] == "75.0 (30 to 95)"
+    assert table.loc["Offline self-training", "embedded ncot, ours"] == paper.NOT_RUN
 
 
 def test_one_seed_has_the_interval_over_its_questions(tmp_path):

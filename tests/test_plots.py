@@ -16,7 +16,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from reft_lib import bars, diagrams, lens, pages, plots, style
+from reft_lib import bars, diagrams, lens, pages, plots, strategy_plots, style
 from reft_lib.data import Example
 from reft_lib.errors import UserError
 from reft_lib.results import table
@@ -66,6 +66,31 @@ def results(seeds: int = 5) -> pd.DataFrame:
     )
 
 
+def four_methods(formats: tuple[str, ...] = ("ncot", "pcot")) -> pd.DataFrame:
+    """Make test rows of four methods, each ten points above the last, seeds two points apart."""
+    rows: list[dict[str, Any]] = []
+    for fmt in formats:
+        for i, method in enumerate(strategy_plots.METHODS):
+            for seed in range(SEEDS):
+                key = {"run": f"{fmt}-seed{seed}", "fmt": fmt, "method": method}
+                base = 0.3 + i / 10 + seed / 50
+                for j, name in enumerate(("top1", "chance16", "rerank16", "vote16", "wvote16")):
+                    accuracy = base + j / 100
+                    rows.append(
+                        key | {"split": "test", "decoding": name, "accuracy": accuracy, "k": 2**j}
+                    )
+                for step in (1, 2, 3):
+                    train = {"split": "train", "step": step, "accuracy": base + step / 100}
+                    rows.append(key | train | {"entropy": (4 - i) / 10})
+    return pd.DataFrame(rows)
+
+
+STRATEGIES = [
+    {"strategy": name, "k": 2**i, "accuracy": 0.2 + 0.05 * slope * i}
+    for slope, name in enumerate(("chance", "rerank", "vote", "wvote", "pass"))
+    for i in range(3)
+]
+METHODS = four_methods()
 RUNS = runs()
 NCOT = RUNS[RUNS["fmt"] == "ncot"]
 TOKENS = ["Question", ":", "\n", "He", " has", " 4", "2", ".", "<|end|>"]
@@ -89,6 +114,15 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "results_bars, one seed": lambda: bars.results_bars(results(1)),
     "distinct_paths": lambda: bars.distinct_paths(RUNS),
     "path_shares": lambda: bars.path_shares(RUNS),
+    "by_decoding": lambda: strategy_plots.by_decoding(METHODS),
+    "by_decoding, one seed": lambda: strategy_plots.by_decoding(
+        METHODS[METHODS["run"] == "pcot-seed0"], ["vote16", "top1"]
+    ),
+    "against_k": lambda: strategy_plots.against_k(STRATEGIES),
+    "against_k by method": lambda: strategy_plots.against_k(METHODS, "method"),
+    "sampling_curves": lambda: strategy_plots.sampling_curves(
+        METHODS[METHODS["method"].isin(["online_st", "reft"])]
+    ),
 }
 
 
@@ -173,6 +207,14 @@ def test_alternative_texts_hold_the_numbers(drawn: dict[str, Figure]) -> None:
         "results_bars, one seed": ["difference +14.1."],
         "distinct_paths": ["N-CoT (words) SFT 2.01 ±0.02", "P-CoT (programs) ReFT 1.61"],
         "path_shares": ["SFT: steps 50%, other 50%", "ReFT: steps 100%, other 0%"],
+        # the middle one of three seeds is the mean; t(2 degrees) is 4.303
+        "by_decoding": ["N-CoT (words), greedy: SFT 32.0% ±5.0, offline", "ReFT 66.0% ±5.0."],
+        "by_decoding, one seed": ["P-CoT (programs), voting@16: SFT 33.0%, offline"],
+        "against_k": ["pass@k, 1 seed: 20.0% at k = 1, 60.0% at k = 4", "chance, 1 seed: 20.0%"],
+        "against_k by method": ["P-CoT (programs) ReFT, mean of 3 seeds: 62.0% at k = 1, 66.0%"],
+        "sampling_curves": [
+            "ReFT, mean of 3 seeds: samples right from 63% to 65%, entropy from 0.10"
+        ],
         "clip_objective": ["up to the ratio 1.2", "below the ratio 0.8"],
         "gae_weights": ["0.38 at lambda 0.95"],  # 0.95 ** 19
         "loss_mask": ["36 tokens", "12 are read", "24 are shaded"],
@@ -219,6 +261,55 @@ def test_result_bars_have_their_heights_whiskers_and_differences() -> None:
         labels = [t.get_text() for t in ax.get_xticklabels()]
         assert labels == ["test\ntop-1\n41.2→55.3", "harder\nvoting@16\n9.4→8.1"]
     assert not bars.results_bars(results(1)).axes[0].collections, "one seed has no interval"
+
+
+def test_methods_and_strategies_differ_without_colour() -> None:
+    for group in (strategy_plots.METHODS, tuple(strategy_plots.STRATEGIES)):
+        assert len({style.MARKERS[name] for name in group}) == len(group)
+        assert len({style.LINES[name] for name in group}) >= len(group) - 1
+
+
+def test_decodings_have_points_at_their_means_and_whiskers() -> None:
+    fig = strategy_plots.by_decoding(METHODS, ["vote16", "top1"])
+    for ax in fig.axes:
+        assert [t.get_text() for t in ax.get_yticklabels()] in (["voting@16", "greedy"], ["", ""])
+        boxes = [c for c in ax.containers if c.has_xerr]
+        centres = [c.lines[0].get_xdata()[0] for c in boxes]
+        assert centres == pytest.approx([35, 45, 55, 65, 32, 42, 52, 62])
+        places = [float(c.lines[0].get_ydata()[0]) for c in boxes]
+        assert places == sorted(places) and all(round(y) == i // 4 for i, y in enumerate(places)), (
+            "a method's point stands in the row of its decoding"
+        )
+        half = 4.302653 * 2 / 3**0.5
+        ends = [np.ptp(c.lines[2][0].get_segments()[0][:, 0]) / 2 for c in boxes]
+        assert ends == pytest.approx([half] * 8, rel=1e-5)
+    alone = strategy_plots.by_decoding(METHODS[METHODS["run"] == "pcot-seed0"])
+    assert not any(c.has_xerr for c in alone.axes[0].containers), "one seed has no interval"
+
+
+def test_lines_against_k_are_means_on_a_scale_of_doublings() -> None:
+    (ax,) = strategy_plots.against_k(STRATEGIES).axes
+    assert ax.get_xscale() == "log" and [t.get_text() for t in ax.get_xticklabels()] == list("124")
+    by_label = {line.get_label(): np.asarray(line.get_ydata()) for line in ax.lines}
+    assert by_label["reranking@k"] == pytest.approx([20, 25, 30])
+    left, right = strategy_plots.against_k(METHODS, "method").axes
+    assert left.get_ylim() == right.get_ylim() and len(right.lines) == 4 * (SEEDS + 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("top1", "greedy"),
+        ("vote16", "voting@16"),
+        ("wvote8", "weighted voting@8"),
+        ("rerank100", "reranking@100"),
+        ("pass4", "pass@4"),
+        ("chance16", "chance"),
+        ("beam4", "beam4"),
+    ],
+)
+def test_decodings_in_words(name: str, text: str) -> None:
+    assert strategy_plots.decoding(name) == text
 
 
 @pytest.mark.parametrize("eps", [0.1, 0.2])
@@ -323,6 +414,11 @@ BAD: dict[str, Callable[[], Any]] = {
     "not a table of results": lambda: bars.results_bars(results()[:2]),
     "no rows with hard": lambda: bars.distinct_paths(RUNS, "hard"),
     "wanted a dict": lambda: bars.path_shares(NCOT.assign(path_shares=1.0)),
+    "no rows with decoding beam": lambda: strategy_plots.by_decoding(METHODS, ["beam"]),
+    "strategy beam; there are: pass": lambda: strategy_plots.against_k(
+        [{"strategy": "beam", "k": 1, "accuracy": 0.5}]
+    ),
+    "no column entropy": lambda: strategy_plots.sampling_curves(METHODS.drop(columns="entropy")),
     "3 tokens and 2 marks": lambda: lens.loss_mask(["a"] * 3, [True] * 2),
     "has 1 values for 2 tokens": lambda: lens.token_lens(["a", "b"], {"value": [1]}),
     "at least one token": lambda: lens.token_lens([], {}),
