@@ -189,13 +189,13 @@ class Calibration:
     n: list[int]
     """Pairs in each bin."""
     error: float
-    """Expected calibration error, 0 to 1: mean of |predicted - observed| over pairs."""
+    """Expected calibration error, 0 to 1: mean of ``abs(predicted - observed)`` over pairs."""
 
 
 def calibration(p: Sequence[float], bins: int = 10) -> Calibration:
     """Compare how sure a judge of pairs was with how often it was right.
 
-        error = sum_b (n_b / n) |predicted_b - observed_b|
+        error = sum_b (n_b / n) abs(predicted_b - observed_b)
 
     A pair has no natural order, so each is read from the side that the judge favours: its
     confidence max(p, 1 - p) lies from 1/2 to 1, in bins of equal width, the upper bound of each
