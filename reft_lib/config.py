@@ -124,7 +124,7 @@ PRESETS: dict[str, RunConfig] = {
 NANO = PRESETS["nano"]
 # Every baseline of the paper. Offline self-training gets as many optimiser steps as SFT, online
 # self-training those of PPO, its learning rate chosen on validation. The harder test is left out:
-# it is at the floor for every method.
+# SFT and ReFT are at its floor (data/runs/nano).
 PRESETS["nano-baselines"] = dataclasses.replace(
     NANO,
     name="nano-baselines",

@@ -165,8 +165,7 @@ def dpo_steps(
             (loss * share).backward()
             add(total, {"loss": loss.item(), **stats}, share)
         loop.step += 1
-        for group in loop.optimizer.param_groups:
-            group["lr"] = config.lr * min(1.0, loop.step / max(1, config.lr_warmup_steps))
+        loop.warm_up(config.lr, config.lr_warmup_steps)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip))
         loop.optimizer.step()
         yield {**total, "grad_norm": norm, "step_seconds": time.monotonic() - started}

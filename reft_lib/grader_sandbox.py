@@ -20,15 +20,12 @@ sample and item     100,000 characters           not stated
 
 from __future__ import annotations
 
-import atexit
 import json
-import os
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reft_lib.sandbox import Outcome, _Batch, _Pool
+from reft_lib.sandbox import Outcome, Pool
 
 MAX_SOURCE = 256 * 1024
 """Bytes of the longest source that is run, in UTF-8."""
@@ -37,8 +34,7 @@ MAX_ARGUMENTS = 100_000
 TIME = 2.0
 """Seconds of CPU time for one call."""
 _SCRIPT = Path(__file__).with_name("grader_worker.py")
-_pool: _Pool | None = None
-_lock = threading.Lock()
+_pool = Pool(_SCRIPT)
 
 
 def run_calls(
@@ -67,40 +63,11 @@ def run_calls(
     RuntimeError
         If a worker process cannot be started.
     """
-    global _pool
-    if not timeout_s > 0:
-        raise ValueError(f"timeout_s is {timeout_s}; it must be a positive number of seconds")
-    if len(source.encode("utf-8", "surrogatepass")) > MAX_SOURCE:
-        too_long = Outcome(False, None, f"the source is longer than {MAX_SOURCE} bytes")
-        return [too_long] * len(arguments)
     keys = [json.dumps(pair) for pair in arguments]
     fitting = list(dict.fromkeys(key for key in keys if len(key) <= MAX_ARGUMENTS))
-    batch = _Batch([[source, *json.loads(key)] for key in fitting], timeout_s)
-    with _lock:
-        try:
-            _pool = _pool or _Pool(_SCRIPT)
-            _pool.run(batch)
-        except BaseException:  # also Ctrl-C: a half-done conversation cannot be taken up again
-            _close()
-            raise
-    known = {key: batch.outcomes[i] for i, key in enumerate(fitting)}
-    too_long = Outcome(False, None, f"sample and item are longer than {MAX_ARGUMENTS} characters")
-    return [known.get(key, too_long) for key in keys]
-
-
-def _close() -> None:
-    """End the workers; the next call starts new ones."""
-    global _pool
-    if _pool is not None:
-        _pool.close()
-        _pool = None
-
-
-def _forget() -> None:
-    """In a forked child: the workers belong to the parent, and its lock may be taken."""
-    global _pool, _lock
-    _pool, _lock = None, threading.Lock()
-
-
-atexit.register(_close)
-os.register_at_fork(after_in_child=_forget)
+    why = f"sample and item are longer than {MAX_ARGUMENTS} characters"
+    if len(source.encode("utf-8", "surrogatepass")) > MAX_SOURCE:
+        fitting, why = [], f"the source is longer than {MAX_SOURCE} bytes"
+    calls = [[source, *json.loads(key)] for key in fitting]
+    known = dict(zip(fitting, _pool.run(calls, timeout_s), strict=True))
+    return [known.get(key, Outcome(False, None, why)) for key in keys]

@@ -51,6 +51,11 @@ class Loop:
         rows, self.waiting = self.waiting[:size], self.waiting[size:]
         return rows
 
+    def warm_up(self, lr: float, steps: int) -> None:
+        """Set the learning rate of the present step: it rises linearly to ``lr`` over ``steps``."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * min(1.0, self.step / max(1, steps))
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the tensors of this state by name, and the rest as what JSON can hold."""
         optimizer = self.optimizer.state_dict()

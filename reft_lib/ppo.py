@@ -253,15 +253,26 @@ def summarise(experience: Experience) -> dict[str, float]:
         (share with an answer), ``kl`` (k1, nats a response), ``kl_k3`` (the same, never
         negative), ``entropy`` (mean of -log p, nats a token), ``length`` (tokens), ``ended``.
     """
-    sampled, graded = experience.rollout, experience.graded
-    mask, n = sampled.response_mask, len(graded)
+    sampled, mask = experience.rollout, experience.rollout.response_mask
+    old_logp, ref_logp, n = experience.old_logp, experience.ref_logp, len(mask)
+    return {
+        **rollout_metrics(sampled, experience.graded, old_logp),
+        "kl": float((kl.k1(old_logp, ref_logp) * mask).sum() / n),
+        "kl_k3": float((kl.k3(old_logp, ref_logp) * mask).sum() / n),
+    }
+
+
+def rollout_metrics(sampled: Rollout, graded: Sequence[Graded], logp: Tensor) -> dict[str, float]:
+    """Return what a graded rollout batch shows by itself; ``logp`` (B, R) is the policy's.
+
+    These are the metrics of :func:`summarise` but for the KL.
+    """
+    n = len(graded)
     return {
         "reward": sum(g.reward for g in graded) / n,
         "accuracy": sum(g.correct for g in graded) / n,
         "extracted": sum(g.answer is not None for g in graded) / n,
-        "kl": float((kl.k1(experience.old_logp, experience.ref_logp) * mask).sum() / n),
-        "kl_k3": float((kl.k3(experience.old_logp, experience.ref_logp) * mask).sum() / n),
-        "entropy": float(-losses.masked_mean(experience.old_logp, mask, "token")),
+        "entropy": float(-losses.masked_mean(logp, sampled.response_mask, "token")),
         "length": float(sampled.lengths.float().mean()),
         "ended": float(sampled.ended.float().mean()),
     }

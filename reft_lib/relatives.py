@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reft_lib import kl, lora, models, ppo, relative_losses, rollout, self_training
+from reft_lib import kl, lora, models, ppo, relative_losses, rollout
 from reft_lib.config import Format, SampleConfig
 from reft_lib.data import Example
 from reft_lib.errors import NumericalError
@@ -242,7 +242,7 @@ def summarise(experience: Experience, group_size: int) -> dict[str, float]:
     grades = torch.tensor([g.reward for g in experience.graded]).view(-1, group_size)
     old_logp, ref_logp, n = experience.old_logp, experience.ref_logp, len(mask)
     return {
-        **self_training.summarise(sampled, experience.graded),
+        **ppo.rollout_metrics(sampled, experience.graded, sampled.logprobs),
         "kl": float((kl.k1(old_logp, ref_logp) * mask).sum() / n),
         "kl_k3": float((kl.k3(old_logp, ref_logp) * mask).sum() / n),
         "flat_groups": float((grades == grades[:, :1]).all(dim=1).float().mean()),

@@ -186,8 +186,7 @@ def train_steps(
     rows = encode_pairs(reward.model, reward.tokenizer, reward.fmt, training)
     while loop.step < config.epochs * math.ceil(len(rows) / config.batch_size):
         loop.step += 1
-        for group in loop.optimizer.param_groups:
-            group["lr"] = config.lr * min(1.0, loop.step / max(1, config.lr_warmup_steps))
+        loop.warm_up(config.lr, config.lr_warmup_steps)
         batch = [rows[i] for i in loop.draw(len(rows), config.batch_size)]
         with models.autocast(reward.model.device, bf16):
             loss = update(reward, loop.optimizer, batch)

@@ -145,17 +145,37 @@ class _Batch:
         self.waiting.extendleft(reversed(jobs))
 
 
-class _Pool:
-    """Worker processes that run one script, kept between calls."""
+class Pool:
+    """Worker processes that run one script; started when needed, and kept between calls."""
 
-    def __init__(self, script: Path | None = None) -> None:
-        self.script = script or _SCRIPT
+    def __init__(self, script: Path) -> None:
+        self.script = script
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         self.size = max(1, min(MAX_WORKERS, cores or 1))
+        self._forget()
+        atexit.register(self.close)
+        os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        """Begin without workers: after a fork they are the parent's, and its lock may be taken."""
         self.workers: list[_Worker] = []
         self.selector = selectors.DefaultSelector()
+        self._lock = threading.Lock()
 
-    def run(self, batch: _Batch) -> None:
+    def run(self, sources: Sequence[Any], timeout_s: float) -> list[Outcome]:
+        """Run what is to be run, whatever the script takes for a source; one outcome for each."""
+        if not timeout_s > 0:
+            raise ValueError(f"timeout_s is {timeout_s}; it must be a positive number of seconds")
+        batch = _Batch(sources, timeout_s)
+        with self._lock:
+            try:
+                self._run(batch)
+            except BaseException:  # also Ctrl-C: a half-done conversation cannot be taken up again
+                self.close()
+                raise
+        return [batch.outcomes[i] for i in range(len(sources))]
+
+    def _run(self, batch: _Batch) -> None:
         """Run every program of a batch."""
         # Far beyond what a program's own timer allows, even on a machine that is very busy.
         wall = 20 * batch.timeout_s + 60
@@ -204,14 +224,12 @@ class _Pool:
         return worker.kill()
 
     def close(self) -> None:
-        """End all workers."""
+        """End all workers; the next call starts new ones."""
         for worker in list(self.workers):
             self._remove(worker)
-        self.selector.close()
 
 
-_pool: _Pool | None = None
-_lock = threading.Lock()
+_pool = Pool(_SCRIPT)
 
 
 def run_programs(sources: Sequence[str], timeout_s: float = 1.0) -> list[Outcome]:
@@ -236,36 +254,7 @@ def run_programs(sources: Sequence[str], timeout_s: float = 1.0) -> list[Outcome
     RuntimeError
         If a worker process cannot be started.
     """
-    global _pool
-    if not timeout_s > 0:
-        raise ValueError(f"timeout_s is {timeout_s}; it must be a positive number of seconds")
     fitting = list(dict.fromkeys(s for s in sources if len(s) <= MAX_SOURCE))
-    batch = _Batch(fitting, timeout_s)
-    with _lock:
-        try:
-            _pool = _pool or _Pool()
-            _pool.run(batch)
-        except BaseException:  # also Ctrl-C: a half-done conversation cannot be taken up again
-            _close()
-            raise
-    known = {source: batch.outcomes[i] for i, source in enumerate(fitting)}
+    known = dict(zip(fitting, _pool.run(fitting, timeout_s), strict=True))
     too_long = Outcome(False, None, f"longer than {MAX_SOURCE} characters")
     return [known.get(source, too_long) for source in sources]
-
-
-def _close() -> None:
-    """End the workers; the next call starts new ones."""
-    global _pool
-    if _pool is not None:
-        _pool.close()
-        _pool = None
-
-
-def _forget() -> None:
-    """In a forked child: the workers belong to the parent, and its lock may be taken."""
-    global _pool, _lock
-    _pool, _lock = None, threading.Lock()
-
-
-atexit.register(_close)
-os.register_at_fork(after_in_child=_forget)

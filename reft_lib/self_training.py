@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from reft_lib import answers, evaluate, lora, losses, models, ppo, rollout, sft
+from reft_lib import answers, evaluate, lora, models, ppo, rollout, sft
 from reft_lib.config import Format, SampleConfig, SelfTrainConfig
 from reft_lib.data import Example
 from reft_lib.errors import NumericalError
@@ -177,8 +177,8 @@ def online(
     Yields
     ------
     dict
-        ``step`` (from 1), the metrics of :func:`summarise`, and those of :func:`update` in the
-        step's last update.
+        ``step`` (from 1), the metrics of :func:`reft_lib.ppo.rollout_metrics`, and those of
+        :func:`update` in the step's last update.
 
     Raises
     ------
@@ -207,7 +207,8 @@ def online(
                     )
                     stats = update(policy, loop, halves, tokenizer.eos_token_id, config)
         seconds = time.monotonic() - started
-        yield {"step": loop.step, **summarise(sampled, graded), **stats, "step_seconds": seconds}
+        metrics = ppo.rollout_metrics(sampled, graded, sampled.logprobs)
+        yield {"step": loop.step, **metrics, **stats, "step_seconds": seconds}
 
 
 def right_pairs(
@@ -276,16 +277,3 @@ def update(
     loop.optimizer.step()
     loss_now = 0.5 * sum(x for x in ce if not math.isnan(x))
     return {"loss": loss_now, "sampled_loss": ce[0], "annotated_loss": ce[1], "grad_norm": norm}
-
-
-def summarise(sampled: Rollout, graded: Sequence[Graded]) -> dict[str, float]:
-    """Return what a rollout batch shows, before its updates: PPO's metrics, but for the KL."""
-    n = len(graded)
-    return {
-        "reward": sum(g.reward for g in graded) / n,
-        "accuracy": sum(g.correct for g in graded) / n,
-        "extracted": sum(g.answer is not None for g in graded) / n,
-        "entropy": float(-losses.masked_mean(sampled.logprobs, sampled.response_mask, "token")),
-        "length": float(sampled.lengths.float().mean()),
-        "ended": float(sampled.ended.float().mean()),
-    }

@@ -151,8 +151,7 @@ def sft_steps(
             part_loss.backward()
             batch_loss += part_loss.item()
         loop.step += 1
-        for group in loop.optimizer.param_groups:
-            group["lr"] = config.lr * min(1.0, loop.step / max(1, config.lr_warmup_steps))
+        loop.warm_up(config.lr, config.lr_warmup_steps)
         norm = float(
             torch.nn.utils.clip_grad_norm_(lora.trainable_parameters(model), config.grad_clip)
         )

@@ -146,8 +146,7 @@ def train_steps(
     rows = [(pair, s.right, weights[s.right]) for pair, s in zip(pairs, training, strict=True)]
     while loop.step < config.epochs * math.ceil(len(rows) / config.batch_size):
         loop.step += 1
-        for group in loop.optimizer.param_groups:
-            group["lr"] = config.lr * min(1.0, loop.step / max(1, config.lr_warmup_steps))
+        loop.warm_up(config.lr, config.lr_warmup_steps)
         batch = [rows[i] for i in loop.draw(len(rows), config.batch_size)]
         with models.autocast(verifier.model.device, bf16):
             loss = update(verifier, loop.optimizer, batch)

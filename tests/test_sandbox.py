@@ -67,7 +67,7 @@ def test_the_order_of_sets_is_the_same_in_every_worker() -> None:
         "out = ''\nfor x in {'a', 'b', 'c', 'd', 'e', 'f', 'g'}:\n    out += x\nreturn out"
     )
     first = run_programs([source])
-    sandbox._close()
+    sandbox._pool.close()
     assert run_programs([source]) == first and first[0].ok
 
 
@@ -104,7 +104,7 @@ def test_the_kernel_refuses_what_the_language_let_through() -> None:
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks users up in /proc")
 def test_no_worker_is_root() -> None:
     run_programs([GOOD])
-    for worker in sandbox._pool.workers:  # type: ignore[union-attr]
+    for worker in sandbox._pool.workers:
         status = Path(f"/proc/{worker.process.pid}/status").read_text()
         users = next(line for line in status.splitlines() if line.startswith("Uid:")).split()[1:]
         assert "0" not in users
@@ -149,18 +149,18 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost() -> None:
 
 def test_workers_are_replaced_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "RECYCLE", 10)
-    sandbox._close()
+    sandbox._pool.close()
     assert all(o.ok for o in run_programs([body(f"return {i}") for i in range(400)]))
-    first = {w.process.pid for w in sandbox._pool.workers}  # type: ignore[union-attr]
+    first = {w.process.pid for w in sandbox._pool.workers}
     assert all(o.ok for o in run_programs([body(f"return {i}") for i in range(400)]))
-    assert first.isdisjoint(w.process.pid for w in sandbox._pool.workers)  # type: ignore[union-attr]
+    assert first.isdisjoint(w.process.pid for w in sandbox._pool.workers)
 
 
 def test_a_worker_that_cannot_start_is_an_error_and_no_endless_wait(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    sandbox._close()
-    monkeypatch.setattr(sandbox, "_SCRIPT", tmp_path / "missing.py")
+    sandbox._pool.close()
+    monkeypatch.setattr(sandbox._pool, "script", tmp_path / "missing.py")
     with pytest.raises(RuntimeError, match="could not start"):
         run_programs([GOOD])
     monkeypatch.undo()
@@ -256,7 +256,7 @@ def test_two_thousand_ordinary_programs_a_second_on_two_cores() -> None:
     # the annotations of the shipped problems, as a model of this book writes them
     bodies = [path["pcot"] for e in data.load("embedded", "train") for path in e.meta["paths"]]
     sources = list(dict.fromkeys(PROGRAM_SEED + text for text in bodies))[:5000]
-    sandbox._close()
+    sandbox._pool.close()
     run_programs(sources[:100])  # starts new workers, of which none is replaced on the way
     assert sandbox._pool is not None
     processes = [worker.process.pid for worker in sandbox._pool.workers]
