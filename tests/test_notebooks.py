@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +108,12 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def put(project: Path, *sources: str) -> Path:
+def put(project: Path, *sources: str, name: str = "intro") -> Path:
     cells = [nbformat.v4.new_markdown_cell("# A chapter")]
     cells += [nbformat.v4.new_code_cell(source) for source in sources]
     notebook = nbformat.v4.new_notebook(cells=cells)
     notebook.metadata["widgets"] = {"state": "old"}
-    path = project / "book" / "intro.ipynb"
+    path = project / "book" / f"{name}.ipynb"
     nbformat.write(notebook, path)
     return path
 
@@ -145,6 +146,34 @@ def test_tool_names_notebook_cell_and_error_in_one_line(project: Path) -> None:
     (line,) = done.stderr.strip().splitlines()
     assert "book/intro.ipynb, cell 3 of 3" in line and "KeyError: 'missing'" in line
     assert path.read_bytes() == before
+
+
+def book_of_two(project: Path, first: str, second: str) -> None:
+    toc = "format: jb-book\nroot: intro\nchapters:\n  - file: second\n"
+    (project / "book" / "_toc.yml").write_text(toc)
+    put(project, first)
+    put(project, second, name="second")
+
+
+def test_tool_executes_chapters_side_by_side(project: Path) -> None:
+    """Each waits for what the other writes, so neither could end alone."""
+    wait = (
+        "import pathlib, time\npathlib.Path('{0}').touch()\n"
+        "while not pathlib.Path('{1}').exists(): time.sleep(0.05)"
+    )
+    book_of_two(project, wait.format("a", "b"), wait.format("b", "a"))
+    done = tool(project, "run", "--jobs", "2", "--timeout", "60")
+    assert done.returncode == 0, done.stderr
+    executed = {path.stem for path in (project / "_build" / "executed").glob("*.ipynb")}
+    assert executed == {"intro", "second"}
+
+
+def test_a_chapter_that_fails_ends_the_others(project: Path) -> None:
+    book_of_two(project, "import time\ntime.sleep(200)", "1 / 0")
+    began = time.monotonic()
+    done = tool(project, "run", "--jobs", "2")
+    assert done.returncode == 1 and time.monotonic() - began < 150
+    assert "book/second.ipynb, cell 2 of 2" in done.stderr and "ZeroDivisionError" in done.stderr
 
 
 def test_tool_stops_a_cell_that_takes_too_long(project: Path) -> None:

@@ -1,4 +1,4 @@
-"""Execute the book's chapters, each from top to bottom in a fresh kernel.
+"""Execute the book's chapters, each from top to bottom in a fresh kernel, several side by side.
 
     python tools/notebooks.py run              what `make book` needs: chapters that changed
     python tools/notebooks.py run --in-place   what `make notebooks` does: all, outputs into book/
@@ -13,6 +13,7 @@ not executed again by `run`; `run --fresh` executes it all the same.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import hashlib
 import importlib
 import json
@@ -151,7 +152,7 @@ def first_line(text: str) -> str:
     return plain.splitlines()[0] if plain else ""
 
 
-def execute(path: Path, timeout: int) -> Any:
+async def execute(path: Path, timeout: int) -> Any:
     """Execute one chapter in a fresh kernel of this very Python and return it with its outputs."""
     notebook = read(path)
     for cell in code_cells(notebook):
@@ -184,7 +185,7 @@ def execute(path: Path, timeout: int) -> Any:
         environment.setdefault("OMP_NUM_THREADS", "1")  # small matrices gain nothing from more
         environment.pop("REFT_DATA_DIR", None)  # a chapter needs nothing that is not in the project
         try:
-            client.execute(env=environment)
+            await client.async_execute(env=environment)
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             raise Stop(failure(path, notebook, at["cell"], error, timeout)) from None
         except RuntimeError as error:  # nbclient's word for a kernel that does not answer
@@ -232,33 +233,54 @@ def stripped(notebook: Any) -> Any:
     return copy
 
 
-def run(in_place: bool, fresh: bool, only: str | None, timeout: int) -> None:
+def run(in_place: bool, fresh: bool, only: str | None, timeout: int, jobs: int) -> None:
     """Execute the chapters; `in_place` also stores their outputs in book/."""
     surroundings = surroundings_sha256()
-    todo = chapters(only)
+    pages = chapters(only)
     began = time.monotonic()
     # On a new machine matplotlib reports that it looks for fonts: here, and not in a chapter.
     importlib.import_module("matplotlib.font_manager")
-    print(f"== executing {len(todo)} chapter{'s' if len(todo) != 1 else ''}", flush=True)
-    for number, path in enumerate(todo, start=1):
-        label = f"   [{number}/{len(todo)}] {path.stem:<26}"
-        source = source_sha256(read(path))
-        key = hashlib.sha256(f"{source} {surroundings}".encode()).hexdigest()
+    print(f"== executing {len(pages)} chapter{'s' if len(pages) != 1 else ''}", flush=True)
+    todo = {}
+    for path in pages:
+        key = hashlib.sha256(f"{source_sha256(read(path))} {surroundings}".encode()).hexdigest()
         kept = EXECUTED / path.name
         if not (in_place or fresh) and kept.exists() and read(kept).metadata.get("key") == key:
-            print(f"{label} unchanged since it was executed", flush=True)
-            continue
-        start = time.monotonic()
-        notebook = execute(path, timeout)
-        notebook.metadata["key"] = key
-        write(kept, notebook)
-        if in_place:
-            del notebook.metadata["key"]
-            store(path, notebook)
-        minutes = (time.monotonic() - start) / 60
-        note = f"   (over {LONG_MINUTES:g} minutes)" if minutes > LONG_MINUTES else ""
-        print(f"{label} {minutes:5.2f} min{note}", flush=True)
-    print(f"   {'all chapters':<32} {(time.monotonic() - began) / 60:5.2f} min", flush=True)
+            print(f"   {path.stem:<26} unchanged since it was executed", flush=True)
+        else:
+            todo[path] = key
+    asyncio.run(run_side_by_side(todo, in_place, timeout, jobs or min(4, os.cpu_count() or 1)))
+    print(f"   {'all chapters':<26} {(time.monotonic() - began) / 60:5.2f} min", flush=True)
+
+
+async def run_side_by_side(todo: dict[Path, str], in_place: bool, timeout: int, jobs: int) -> None:
+    """Execute chapters, `jobs` at a time; the first that fails ends the others.
+
+    A chapter computes on one thread, so as many as there are cores do not disturb each other.
+    """
+    gate = asyncio.Semaphore(jobs)
+
+    async def one(path: Path, key: str) -> None:
+        async with gate:
+            start = time.monotonic()
+            notebook = await execute(path, timeout)
+            notebook.metadata["key"] = key
+            write(EXECUTED / path.name, notebook)
+            if in_place:
+                del notebook.metadata["key"]
+                store(path, notebook)
+            minutes = (time.monotonic() - start) / 60
+            note = f"   (over {LONG_MINUTES:g} minutes)" if minutes > LONG_MINUTES else ""
+            tqdm.write(f"   {path.stem:<26} {minutes:5.2f} min{note}")
+
+    tasks = [asyncio.create_task(one(path, key)) for path, key in todo.items()]
+    try:
+        for task in asyncio.as_completed(tasks):
+            await task
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def merge(page: Any, executed: Any) -> Any:
@@ -306,13 +328,14 @@ def main() -> int:
     runner.add_argument("--in-place", action="store_true", help="store the outputs in book/, too")
     runner.add_argument("--fresh", action="store_true", help="execute unchanged chapters, too")
     runner.add_argument("--only", help="the name of one chapter, for example 03_sft")
+    runner.add_argument("--jobs", type=int, default=0, help="chapters side by side; 0: one a core")
     runner.add_argument("--timeout", type=int, default=600, help="seconds that one cell may take")
     commands.add_parser("stage", help="make the folder that the pages are built from")
     commands.add_parser("first-page", help="print the path of the first page")
     args = parser.parse_args()
     try:
         if args.command == "run":
-            run(args.in_place, args.fresh, args.only, args.timeout)
+            run(args.in_place, args.fresh, args.only, args.timeout, args.jobs)
         elif args.command == "stage":
             stage()
         else:
