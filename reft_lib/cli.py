@@ -92,6 +92,33 @@ class Reproduce:
 
 
 @dataclass(frozen=True)
+class Study:
+    """Run a study of another method: every arm with several seeds, on the nano model."""
+
+    name: tyro.conf.Positional[str] = ""
+    """Of the study; left out, all are listed."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """One unit for each seed and arm."""
+    arms: tuple[str, ...] = ()
+    """Some of its arms; default: all."""
+    out: Path | None = None
+    """Folder of the run logs; default data/runs/NAME. Finished units in it are kept."""
+    jobs: int = 0
+    """Units side by side, each on one thread; 0: one a core."""
+
+    def run(self) -> None:
+        """Run what is not finished, or list what there is."""
+        from reft_lib import studies
+        from reft_lib.study import run_study
+
+        if not self.name:
+            for study in map(studies.get, studies.names()):
+                print(f"{study.name}: {study.about}\n    arms: {', '.join(study.arms)}")
+            return
+        run_study(studies.get(self.name), self.seeds, self.arms, self.out, self.jobs)
+
+
+@dataclass(frozen=True)
 class Table:
     """Print the table of finished comparisons."""
 
@@ -140,6 +167,7 @@ class MakeProblems:
 COMMANDS: dict[str, Any] = {
     "compare": Compare,
     "reproduce": Reproduce,
+    "study": Study,
     "table": Table,
     "pretrain-nano": PretrainNano,
     "make-problems": MakeProblems,

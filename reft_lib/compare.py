@@ -7,22 +7,18 @@ an unfinished one goes on from where its state was last saved.
 from __future__ import annotations
 
 import os
-import threading
-import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from reft_lib import runlog
 from reft_lib.config import Format, RunConfig
 from reft_lib.errors import UserError
 from reft_lib.results import table
+from reft_lib.side_by_side import run_all
 from reft_lib.unit import run_unit
 
 RUNS = Path(__file__).resolve().parents[1] / "data" / "runs"
@@ -70,34 +66,10 @@ def compare(
     print(f"{len(units) - len(todo)} of {len(units)} units are finished; {jobs} at a time")
     if not todo:
         return table(out)
-    if jobs == 1:
-        for c, folder in tqdm(todo, desc="units"):
-            report(folder, run_unit(c, folder, adapters))
-    else:
-        threads = max(1, cores // jobs)
-        os.environ["TQDM_DISABLE"] = "1"  # for the workers: their bars would overwrite each other
-        with ProcessPoolExecutor(
-            jobs, get_context("spawn"), initializer=_start_worker, initargs=(threads,)
-        ) as pool:
-            futures = {pool.submit(run_unit, c, f, adapters): f for c, f in todo}
-            for future in tqdm(as_completed(futures), total=len(todo), desc="units"):
-                if error := future.exception():
-                    tqdm.write(f"{futures[future].name}: {error}; waiting for units under way")
-                    pool.shutdown(wait=False, cancel_futures=True)
-                report(futures[future], future.result())
+    calls = {folder.name: (c, folder, adapters) for c, folder in todo}
+    for name, summary in run_all(run_unit, calls, jobs, threads=max(1, cores // jobs)):
+        report(name, summary)
     return table(out)
-
-
-def _start_worker(threads: int) -> None:
-    torch.set_num_threads(threads)
-    parent = os.getppid()
-
-    def leave_with_parent() -> None:
-        while os.getppid() == parent:  # a killed parent cannot tell its workers to stop
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=leave_with_parent, daemon=True).start()
 
 
 def finished(config: RunConfig, folder: Path) -> bool:
@@ -120,11 +92,11 @@ def finished(config: RunConfig, folder: Path) -> bool:
     return True
 
 
-def report(folder: Path, summary: dict[str, Any]) -> None:
+def report(name: str, summary: dict[str, Any]) -> None:
     """Print one line about a finished unit."""
     parts = [
         f"{method} top-1 {100 * summary[method]['test_top1']:.1f}% "
         f"({summary[method]['minutes']:.1f} min)"
         for method in summary
     ]
-    tqdm.write(f"{folder.name}: " + ", ".join(parts))
+    tqdm.write(f"{name}: " + ", ".join(parts))

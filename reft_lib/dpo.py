@@ -29,8 +29,15 @@ from reft_lib.config import Format
 from reft_lib.errors import NumericalError, UserError
 from reft_lib.loop import Loop, new_loop
 from reft_lib.method_settings_rlhf import DpoConfig
+from reft_lib.pairwise import (
+    Part,
+    by_question,
+    draw,
+    encode_pairs,
+    micro_batches,
+    preference_loss,
+)
 from reft_lib.preferences import Pair
-from reft_lib.reward_model import encode_pairs, micro_batches, preference_loss
 
 
 def response_logp(model: Any, batch: sft.Batch) -> Tensor:
@@ -65,7 +72,7 @@ def dpo_loss(logp: Tensor, ref_logp: Tensor, beta: float) -> tuple[Tensor, dict[
     loss : scalar Tensor, in nats
     stats : dict of float, means over pairs
         ``accuracy`` and ``margin`` of the implicit rewards r, as in
-        :func:`reft_lib.reward_model.preference_loss`; ``chosen_reward``, ``rejected_reward``;
+        :func:`reft_lib.pairwise.preference_loss`; ``chosen_reward``, ``rejected_reward``;
         ``chosen_logp``, ``rejected_logp``, in nats a response.
 
     Notes
@@ -84,14 +91,15 @@ def dpo_loss(logp: Tensor, ref_logp: Tensor, beta: float) -> tuple[Tensor, dict[
     }
 
 
-def batch_loss(policy: Any, batch: sft.Batch, beta: float) -> tuple[Tensor, dict[str, float]]:
-    """Return the loss of 2B rows, chosen ones first, and its statistics; see :func:`dpo_loss`.
+def part_loss(policy: Any, part: Part, beta: float) -> tuple[Tensor, dict[str, float]]:
+    """Return the loss of some pairs and its statistics; see :func:`dpo_loss`.
 
     Both policies read the very same tensors, so that equal ones agree to the bit.
     """
     with torch.no_grad(), lora.reference(policy):
-        ref_logp = response_logp(policy, batch)
-    return dpo_loss(response_logp(policy, batch), ref_logp, beta)
+        ref_logp = response_logp(policy, part.batch)
+    pairs = torch.cat([part.chosen, part.rejected])
+    return dpo_loss(response_logp(policy, part.batch)[pairs], ref_logp[pairs], beta)
 
 
 def begin(policy: Any, config: DpoConfig, seed: int = 0) -> Loop:
@@ -151,19 +159,20 @@ def dpo_steps(
     loop = loop or begin(policy, config, seed)
     parameters = [p for group in loop.optimizer.param_groups for p in group["params"]]
     rows = encode_pairs(policy, tokenizer, fmt, pairs)
+    questions = by_question(rows)
     while loop.step < config.epochs * steps_per_epoch(len(rows), config):
         started = time.monotonic()
-        chosen = [rows[i] for i in loop.draw(len(rows), config.batch_size)]
+        chosen = [rows[i] for i in draw(loop, questions, config.batch_size)]
         loop.optimizer.zero_grad()
         total: dict[str, float] = {}
         eos = tokenizer.eos_token_id
-        for batch, share in micro_batches(chosen, config.micro_batch, eos, policy.device):
+        for part in micro_batches(chosen, config.micro_batch, eos, policy.device):
             with models.autocast(policy.device, bf16):
-                loss, stats = batch_loss(policy, batch, config.beta)
+                loss, stats = part_loss(policy, part, config.beta)
             if not torch.isfinite(loss):
                 raise NumericalError(f"DPO step {loop.step + 1}: loss is {loss.item()}; lower lr")
-            (loss * share).backward()
-            add(total, {"loss": loss.item(), **stats}, share)
+            (loss * part.share).backward()
+            add(total, {"loss": loss.item(), **stats}, part.share)
         loop.step += 1
         loop.warm_up(config.lr, config.lr_warmup_steps)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip))
@@ -183,9 +192,7 @@ def validate(
 ) -> dict[str, float]:
     """Return the loss and the statistics of :func:`dpo_loss` over pairs that are not trained on."""
     rows, total = encode_pairs(policy, tokenizer, fmt, pairs), dict[str, float]()
-    for batch, share in micro_batches(
-        rows, config.micro_batch, tokenizer.eos_token_id, policy.device
-    ):
-        loss, stats = batch_loss(policy, batch, config.beta)
-        add(total, {"loss": loss.item(), **stats}, share)
+    for part in micro_batches(rows, config.micro_batch, tokenizer.eos_token_id, policy.device):
+        loss, stats = part_loss(policy, part, config.beta)
+        add(total, {"loss": loss.item(), **stats}, part.share)
     return total

@@ -27,6 +27,8 @@ class RaterConfig:
     """Of the choices, in units of the gold score; 0: the better response always wins."""
     flip: float = 0.0
     """Share of choices that are turned round, 0 to 1/2, however clear they were."""
+    undecided: float = 0.0
+    """Below this difference of gold scores the rater finds neither better: there is no choice."""
 
     def __post_init__(self) -> None:
         """Refuse a number that no rater could use."""
@@ -43,8 +45,10 @@ class PreferenceConfig(Checked):
 
     samples: int = 8
     """Responses to each training question, sampled from the warm-up policy."""
+    temperature: float = 1.0
+    """Of the sampling; below 1 there is less nonsense among them, and less variety."""
     per_question: int = 4
-    """Pairs of different responses to one question, at most."""
+    """Pairs of different responses to one question that the rater is shown, at most."""
     rater: RaterConfig = field(default_factory=RaterConfig)
 
 
@@ -57,7 +61,7 @@ class RewardConfig(Checked):
     batch_size: int = 32
     """Pairs in an optimiser step."""
     micro_batch: int = 32
-    """Pairs, of two rows each, in one forward pass; changes memory, not the result."""
+    """Pairs in one forward pass, or as many responses; changes memory, not the result."""
     lr: float = 1e-3
     """Constant learning rate of AdamW, after the warm-up steps."""
     lr_warmup_steps: int = 10
@@ -79,7 +83,7 @@ class DpoConfig(Checked):
     batch_size: int = 32
     """Pairs in an optimiser step."""
     micro_batch: int = 32
-    """Pairs, of two rows each, in one forward pass; changes memory, not the result."""
+    """Pairs in one forward pass, or as many responses; changes memory, not the result."""
     lr: float = 5e-4
     """Constant learning rate of AdamW, after the warm-up steps."""
     lr_warmup_steps: int = 10

@@ -18,10 +18,13 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from reft_lib import soundness
-from reft_lib.config import Format
+import torch
+from tqdm import tqdm
+
+from reft_lib import models, rollout, soundness
+from reft_lib.config import Format, SampleConfig
 from reft_lib.data import Example
 from reft_lib.errors import UserError
 from reft_lib.method_settings_rlhf import PreferenceConfig, RaterConfig
@@ -91,6 +94,45 @@ def probability(a: float, b: float, rater: RaterConfig) -> float:
     return (1 - rater.flip) * clear + rater.flip * (1 - clear)
 
 
+def sample(
+    policy: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    fmt: Format,
+    config: PreferenceConfig,
+    sampling: SampleConfig,
+    seed: int = 0,
+) -> list[list[str]]:
+    """Sample responses for a rater to compare: N lists of ``config.samples`` texts.
+
+    Parameters
+    ----------
+    policy, tokenizer : the policy
+    examples : N examples
+    fmt : {"ncot", "pcot"}
+    config : PreferenceConfig
+    sampling : SampleConfig
+        Of it ``max_new_tokens`` and ``batch_size``, responses side by side.
+    seed : int
+    """
+    generator = torch.Generator(policy.device).manual_seed(seed)
+    room = models.context_length(policy) - sampling.max_new_tokens
+    ids = rollout.encode(tokenizer, examples, fmt, room)
+    order = sorted(range(len(examples)), key=lambda i: len(ids[i]))  # little padding
+    texts: list[list[str]] = [[] for _ in examples]
+    k = config.samples
+    size = max(1, sampling.batch_size // k)
+    for at in tqdm(range(0, len(order), size), desc="responses", leave=False, mininterval=1):
+        rows = order[at : at + size]
+        sampled = rollout.sample(
+            policy, tokenizer, [ids[i] for i in rows], sampling.max_new_tokens,
+            config.temperature, generator, samples_per_prompt=k,
+        )  # fmt: skip
+        for j, i in enumerate(rows):
+            texts[i] = sampled.texts[j * k : (j + 1) * k]
+    return texts
+
+
 def make_pairs(
     texts: Sequence[Sequence[str]],
     examples: Sequence[Example],
@@ -117,7 +159,8 @@ def make_pairs(
     -------
     list of Pair
         For each question, in order, at most ``config.per_question``, drawn without replacement from
-        all pairs of its different responses. Divide them with :func:`reft_lib.samples.split`.
+        all pairs of its different responses; those on which the rater is undecided are left out.
+        Divide them with :func:`reft_lib.samples.split`.
 
     Raises
     ------
@@ -138,7 +181,8 @@ def make_pairs(
         every = list(itertools.combinations(group, 2))
         for a, b in dice.sample(every, min(len(every), config.per_question)):
             first = dice.random() < probability(gold[a], gold[b], config.rater)
-            found.append(Pair(e, a, b) if first else Pair(e, b, a))
+            if abs(gold[a] - gold[b]) >= config.rater.undecided:  # the dice fall all the same
+                found.append(Pair(e, a, b) if first else Pair(e, b, a))
     return found
 
 

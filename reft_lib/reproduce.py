@@ -77,7 +77,7 @@ def reproduce(
         return None
     finally:
         finish()
-    compare.report(folder, summary)
+    compare.report(folder.name, summary)
     return summary
 
 

@@ -22,14 +22,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
-from reft_lib import lora, models, scorer, sft
+from reft_lib import lora, models, scorer
 from reft_lib.config import Format, LoraSettings
 from reft_lib.data import Example
 from reft_lib.errors import NumericalError, UserError
 from reft_lib.loop import Loop, new_loop
 from reft_lib.method_settings_rlhf import RewardConfig
+from reft_lib.pairwise import (
+    by_question,
+    draw,
+    encode_pairs,
+    micro_batches,
+    preference_loss,
+    responses,
+)
 from reft_lib.preferences import Pair, calibration
 from reft_lib.rewards import AnswerReward, Graded
 from reft_lib.samples import split
@@ -37,37 +44,8 @@ from reft_lib.scorer import Row, State
 from reft_lib.value import ValueHead
 
 ADAPTER = "reward"
-
-
-def preference_loss(chosen: Tensor, rejected: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """Negative log-likelihood of the choices under Bradley and Terry's model.
-
-        L = -(1/B) sum_i log s(chosen_i - rejected_i),      s(d) = 1 / (1 + exp(-d))
-
-    Parameters
-    ----------
-    chosen, rejected : Tensor (B,)
-        Rewards of the two responses of each pair.
-
-    Returns
-    -------
-    loss : scalar Tensor, in nats
-        ln 2 where rewards are equal, as of an honest coin.
-    stats : dict of float
-        ``accuracy``: share of pairs in which the chosen one has the higher reward, equal ones
-        counting half; ``margin``: mean difference of rewards.
-
-    Notes
-    -----
-    Ouyang et al. 2022, eq. 1, with one pair of each question's; DPO has the same loss with the
-    policy's own rewards (:mod:`reft_lib.dpo`).
-    """
-    difference = chosen - rejected
-    stats = {
-        "accuracy": (0.5 + 0.5 * difference.detach().sign()).mean().item(),
-        "margin": difference.detach().mean().item(),
-    }
-    return -logsigmoid(difference).mean(), stats
+CENTRED = 512
+"""Responses whose scores set the mean to 0."""
 
 
 @dataclass
@@ -184,36 +162,14 @@ def train_steps(
     """Train from the loop's step to the end of the last epoch; yields the loss of every step."""
     config = reward.config
     rows = encode_pairs(reward.model, reward.tokenizer, reward.fmt, training)
+    questions = by_question(rows)
     while loop.step < config.epochs * math.ceil(len(rows) / config.batch_size):
         loop.step += 1
         loop.warm_up(config.lr, config.lr_warmup_steps)
-        batch = [rows[i] for i in loop.draw(len(rows), config.batch_size)]
+        batch = [rows[i] for i in draw(loop, questions, config.batch_size)]
         with models.autocast(reward.model.device, bf16):
             loss = update(reward, loop.optimizer, batch)
         yield loss
-
-
-def encode_pairs(
-    model: Any, tokenizer: Any, fmt: Format, pairs: Sequence[Pair]
-) -> list[tuple[Row, Row]]:
-    """Return what a model reads of the (chosen, rejected) response of each pair."""
-    chosen = scorer.encode(model, tokenizer, fmt, [(p.example, p.chosen) for p in pairs])
-    rejected = scorer.encode(model, tokenizer, fmt, [(p.example, p.rejected) for p in pairs])
-    return list(zip(chosen, rejected, strict=True))
-
-
-def micro_batches(
-    rows: Sequence[tuple[Row, Row]], size: int, pad: int, device: Any
-) -> Iterator[tuple[sft.Batch, float]]:
-    """Yield parts of a batch of pairs that fit memory, each with its share of the pairs.
-
-    A part of b pairs is 2b rows: b chosen responses, then the b rejected ones in the same order.
-    """
-    if len(rows) > size:
-        rows = sorted(rows, key=lambda pair: max(map(scorer.width, pair)))  # little padding
-    for at in range(0, len(rows), size):
-        chosen, rejected = zip(*rows[at : at + size], strict=True)
-        yield sft.collate([*chosen, *rejected], pad, device), len(chosen) / len(rows)
 
 
 def update(
@@ -223,9 +179,9 @@ def update(
     config, device, total = reward.config, reward.model.device, 0.0
     optimizer.zero_grad()
     eos = reward.tokenizer.eos_token_id
-    for batch, share in micro_batches(rows, config.micro_batch, eos, device):
-        scores = scorer.read(reward, ADAPTER, batch)[scorer.last_token(batch)]  # (2b,)
-        loss = preference_loss(*scores.chunk(2))[0] * share
+    for part in micro_batches(rows, config.micro_batch, eos, device):
+        scores = scorer.read(reward, ADAPTER, part.batch)[scorer.last_token(part.batch)]
+        loss = preference_loss(scores[part.chosen], scores[part.rejected])[0] * part.share
         if not torch.isfinite(loss):
             raise NumericalError(f"reward model: loss is {loss.item()}; lower its lr")
         loss.backward()
@@ -244,10 +200,11 @@ def score(reward: RewardModel, responses: Sequence[tuple[Example, str]]) -> list
 
 @torch.no_grad()
 def centre(reward: RewardModel, pairs: Sequence[Pair]) -> None:
-    """Give the different responses of some pairs mean score 0, and note their spread."""
-    both = [(p.example, text) for p in pairs for text in (p.chosen, p.rejected)]
-    each = list({(e.id, text): (e, text) for e, text in both}.values())
-    scores = torch.tensor(score(reward, each), dtype=torch.float64)
+    """Give the different responses of some pairs, the first ones, mean score 0; note their spread.
+
+    Reading all of them would take as long as a third of an epoch.
+    """
+    scores = torch.tensor(score(reward, responses(pairs)[:CENTRED]), dtype=torch.float64)
     reward.head.linear.bias.sub_(scores.mean().item())
     reward.spread = scores.std(correction=0).item()
 
@@ -257,16 +214,17 @@ def margins(reward: RewardModel, pairs: Sequence[Pair]) -> Tensor:
 
     Their logistic function is the probability that the model gives to the choices made.
     """
-    chosen = score(reward, [(p.example, p.chosen) for p in pairs])
-    rejected = score(reward, [(p.example, p.rejected) for p in pairs])
-    return torch.tensor(chosen, dtype=torch.float64) - torch.tensor(rejected, dtype=torch.float64)
+    each = responses(pairs)
+    found = dict(zip(((e.id, text) for e, text in each), score(reward, each), strict=True))
+    gaps = [found[p.example.id, p.chosen] - found[p.example.id, p.rejected] for p in pairs]
+    return torch.tensor(gaps, dtype=torch.float64)
 
 
 def validate(reward: RewardModel, held: Sequence[Pair]) -> dict[str, float]:
     """Measure how well choices that were held out are foretold.
 
     Returns ``held_loss`` (nats), ``held_accuracy`` and ``held_margin`` as in
-    :func:`preference_loss`, and ``held_ece``, the error of
+    :func:`reft_lib.pairwise.preference_loss`, and ``held_ece``, the error of
     :func:`reft_lib.preferences.calibration`.
     """
     difference = margins(reward, held)

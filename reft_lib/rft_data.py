@@ -3,7 +3,8 @@
 A training file has one JSON object to a line: ``messages``, the conversation so far, whose last
 message is the user's, and beside it any fields that a grader's templates name. A row is nothing
 more than that object; in the grader it is the namespace ``item``. (The hosted service takes at most
-50,000 rows to train on and 1,000 to test; here there is no limit.)
+50,000 rows to train on and 1,000 to test; here there is no limit. It also reads ``tools`` that the
+model may call; here that is a field like any other.)
 
 The problems of this library become such rows and come back unchanged (:func:`to_row`,
 :func:`from_row`), and a grader becomes a reward for :func:`reft_lib.ppo.ppo` (:func:`reward_from`).
@@ -227,7 +228,7 @@ class GraderReward:
         -------
         list of Graded
             ``reward`` is the score; ``correct`` says whether it passes; ``answer`` is the text that
-            was graded, None where the grader failed.
+            was graded, None where it is empty or the grader failed.
 
         Raises
         ------
@@ -253,7 +254,7 @@ class GraderReward:
                 f"{failed[0].error}; mend the grader, or raise max_error_rate above 1 to go on"
             )
         return [
-            Graded(result.score, None if result.error else text, result.passed)
+            Graded(result.score, None if result.error else text or None, result.passed)
             for result, text in zip(self.results, texts, strict=True)
         ]
 

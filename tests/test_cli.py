@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from reft_lib import cli, problems
+from reft_lib import cli, problems, studies, study
 from reft_lib.cli import COMMANDS, main
 from reft_lib.config import PRESETS
 from reft_lib.errors import NumericalError, UserError
+from reft_lib.study import Study
 
 ROOT = Path(cli.__file__).resolve().parents[1]
 
@@ -102,6 +103,24 @@ def test_help_shows_the_presets_own_values(capsys):
 )
 def test_what_does_not_fit_is_named_in_one_line(line, said, capsys):
     assert said in refused(capsys, line)
+
+
+def test_study_without_a_name_lists_all_with_their_arms(capsys):
+    assert main(["study"]) == 0
+    out = capsys.readouterr().out
+    for name in studies.names():
+        assert f"{name}: {studies.get(name).about}" in out
+        assert ", ".join(studies.get(name).arms) in out
+
+
+def test_study_runs_a_study(capsys, monkeypatch, tmp_path):
+    made = Study("made", "is it run?", {"one": {"x": 1}}, run=lambda bench, settings: settings)
+    asked = []
+    monkeypatch.setattr(studies, "get", lambda name: made)
+    monkeypatch.setattr(study, "run_study", lambda *arguments: asked.append(arguments))
+    line = f"study made --seeds 3 4 --arms one --jobs 1 --out {tmp_path}"
+    assert main(line.split()) == 0
+    assert asked == [(made, (3, 4), ("one",), tmp_path, 1)]
 
 
 def test_a_folder_without_runs_is_named(tmp_path, capsys):

@@ -168,6 +168,19 @@ def test_tool_executes_chapters_side_by_side(project: Path) -> None:
     assert executed == {"intro", "second"}
 
 
+def test_a_kernel_ends_with_its_chapter(project: Path) -> None:
+    """With eighteen chapters, kernels that lived on would fill the memory."""
+    book_of_two(
+        project,
+        "import os, pathlib\npathlib.Path('pid').write_text(str(os.getpid()))",
+        "import pathlib\npathlib.Path('/proc', pathlib.Path('pid').read_text()).exists()",
+    )
+    done = tool(project, "run", "--jobs", "1")
+    assert done.returncode == 0, done.stderr
+    second = nbformat.read(project / "_build" / "executed" / "second.ipynb", as_version=4)
+    assert code(second)[0].outputs[0].data["text/plain"] == "False"
+
+
 def test_a_chapter_that_fails_ends_the_others(project: Path) -> None:
     book_of_two(project, "import time\ntime.sleep(200)", "1 / 0")
     began = time.monotonic()

@@ -10,7 +10,8 @@ import random
 
 import pytest
 
-from reft_lib import preferences, samples
+from reft_lib import evaluate, preferences, samples
+from reft_lib.config import SampleConfig
 from reft_lib.data import Example
 from reft_lib.errors import UserError
 from reft_lib.method_settings_rlhf import DpoConfig, PreferenceConfig, RaterConfig, RewardConfig
@@ -175,6 +176,42 @@ def test_another_noise_meets_the_same_pairs_and_dice():
         sum(p != q for p, q in zip(found[0.0], found[t], strict=True)) for t in (0.3, 3.0)
     )
     assert calm < wild
+
+
+def test_a_rater_may_see_no_difference():
+    """Pairs that are too close are left out, and the others fall as they would have."""
+    rows = asked(30)
+    every, clear = (
+        preferences.make_pairs(
+            answers_to(rows), rows, "ncot",
+            PreferenceConfig(per_question=6, rater=RaterConfig(temperature=2.0, undecided=u)),
+        )
+        for u in (0.0, 1.0)
+    )  # fmt: skip
+    gold = GoldReward("ncot")
+
+    def gap(p):
+        a, b = gold([p.chosen, p.rejected], [p.example] * 2)
+        return abs(a.reward - b.reward)
+
+    assert clear == [p for p in every if gap(p) >= 1.0]
+    assert 0 < len(clear) < len(every)
+
+
+def test_responses_are_sampled_at_the_temperature_asked_for(new_model, tokenizer, examples):
+    sampling = SampleConfig(max_new_tokens=6, batch_size=6)
+    config = PreferenceConfig(samples=3)
+
+    def draw(temperature, seed=0):
+        asked_for = dataclasses.replace(config, temperature=temperature)
+        return preferences.sample(
+            new_model(), tokenizer, examples, "ncot", asked_for, sampling, seed
+        )
+
+    texts = draw(1.0)
+    assert [len(group) for group in texts] == [3] * 4 and draw(1.0) == texts != draw(1.0, 1)
+    greedy = evaluate.answer(new_model(), tokenizer, examples, "ncot", sampling).texts
+    assert draw(1e-4) == [group * 3 for group in greedy]
 
 
 def test_questions_are_split_whole():

@@ -295,6 +295,6 @@ def test_what_cannot_be_trained_or_scored_is_one_line(new_model, tokenizer, exam
 
 def test_rows_that_are_read_are_as_wide_as_told(tokenizer, new_model, examples):
     rows = scorer.encode(new_model(), tokenizer, "ncot", [(examples[0], "12 + 5")])
-    (batch, share), *rest = reward_model.micro_batches([(rows[0], rows[0])], 4, 0, "cpu")
-    assert batch.mask.sum(dim=1).tolist() == [scorer.width(rows[0])] * 2
-    assert share == 1.0 and not rest
+    part, *rest = reward_model.micro_batches([(rows[0], rows[0])], 4, 0, "cpu")
+    assert part.batch.mask.sum(dim=1).tolist() == [scorer.width(rows[0])]
+    assert part.share == 1.0 and not rest

@@ -187,6 +187,8 @@ def test_a_response_may_be_read_before_it_is_graded(examples: list[Example]) -> 
     reward = reward_from({**CHECK, "operation": "eq"}, read=lambda text: text.split("is: ")[-1])
     (graded,) = reward(["Therefore, the answer is: 17"], examples[:1])
     assert graded == Graded(1.0, "17", True)
+    nothing = reward_from({**CHECK, "operation": "ne"}, read=lambda text: "")
+    assert nothing(["17"], examples[:1]) == [Graded(1.0, None, True)]  # no answer, whatever it pays
 
 
 def test_a_malformed_grader_is_refused_before_training() -> None:

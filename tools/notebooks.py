@@ -185,7 +185,8 @@ async def execute(path: Path, timeout: int) -> Any:
         environment.setdefault("OMP_NUM_THREADS", "1")  # small matrices gain nothing from more
         environment.pop("REFT_DATA_DIR", None)  # a chapter needs nothing that is not in the project
         try:
-            await client.async_execute(env=environment)
+            # the manager is ours, so nbclient would leave the kernel, and its memory, to the end
+            await client.async_execute(env=environment, cleanup_kc=True)
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             raise Stop(failure(path, notebook, at["cell"], error, timeout)) from None
         except RuntimeError as error:  # nbclient's word for a kernel that does not answer
