@@ -1,22 +1,23 @@
 """A small bidirectional encoder, for what a model that writes from left to right cannot do.
 
-It is a ``BertForMaskedLM`` of transformers with nano's tokens and one more, ``[MASK]``. None is
-shipped. An encoder must exist before it can be fine-tuned, so one is pretrained on nano's own
-pretraining text by masked language modelling (:func:`reft_lib.masked.train`, with all weights
-trainable), in a minute or two on one core: far less than nano had.
+It is a ``BertForMaskedLM`` of transformers with nano's tokens and one more, ``[MASK]``. One is
+shipped in ``data/encoder``; :mod:`reft_lib.pretrain_encoder` made it.
 """
 
 from __future__ import annotations
 
 import copy
-import itertools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from reft_lib import corpus, language_modelling, lora
+from reft_lib import lora, models
 from reft_lib.config import LoraSettings
 from reft_lib.errors import UserError
-from reft_lib.language_modelling import TextConfig
+from reft_lib.settings import Checked
+
+ENCODER_FOLDER = Path(__file__).resolve().parent.parent / "data" / "encoder"
+"""Where the shipped encoder is."""
 
 MASK = "[MASK]"
 DENSE = r".*\.(query|key|value|dense)"
@@ -24,21 +25,15 @@ DENSE = r".*\.(query|key|value|dense)"
 
 
 @dataclass(frozen=True)
-class EncoderConfig(TextConfig):
-    """The encoder's shape, and its pretraining. The defaults take about two minutes on one core."""
+class EncoderConfig(Checked):
+    """The encoder's shape."""
 
-    steps: int = 600
-    lr: float = 2e-3
-    lr_warmup_steps: int = 50
-    batch_size: int = 32
     hidden: int = 128
-    layers: int = 3
+    layers: int = 2
     heads: int = 4
     mlp: int = 384
     context: int = 160
     """Longest row; as long as any window or question here."""
-    documents: int = 20_000
-    """Documents of the pretraining text."""
 
 
 def with_mask(tokenizer: Any) -> Any:
@@ -82,6 +77,25 @@ def new_encoder(tokenizer: Any, config: EncoderConfig, seed: int = 0) -> Any:
         return BertForMaskedLM(shape).eval()
 
 
+def load(folder: Path = ENCODER_FOLDER) -> tuple[Any, Any]:
+    """Load the shipped encoder and its tokenizer, which is nano's with a mask.
+
+    Raises
+    ------
+    UserError
+        If there is no encoder in the folder.
+    """
+    from transformers import AutoTokenizer, BertForMaskedLM
+
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"{folder} holds no encoder; make it with: python -m reft_lib pretrain-encoder"
+        )
+    tokenizer = AutoTokenizer.from_pretrained(models.NANO_FOLDER, local_files_only=True)
+    model = BertForMaskedLM.from_pretrained(folder, local_files_only=True)
+    return model.eval(), with_mask(tokenizer)
+
+
 def add_adapter(model: Any, settings: LoraSettings, seed: int = 0) -> Any:
     """Put a LoRA adapter on the dense layers of an encoder; its other weights are frozen.
 
@@ -94,9 +108,3 @@ def add_adapter(model: Any, settings: LoraSettings, seed: int = 0) -> Any:
     )
     with lora.seeded(seed):
         return get_peft_model(model, config)
-
-
-def pretraining_rows(tokenizer: Any, config: EncoderConfig) -> list[list[int]]:
-    """Return the encoder's pretraining text in windows of tokens; the same for every seed."""
-    texts = list(itertools.islice(corpus.documents(0), config.documents))
-    return language_modelling.windows(tokenizer, texts, config.window)

@@ -240,13 +240,14 @@ def sft_curve(frame: Any) -> Figure:
 
 @style()
 def pretraining_curve(card: Mapping[str, Any]) -> Figure:
-    """Draw the loss of the nano model's pretraining.
+    """Draw the loss of a small model's pretraining.
 
     Parameters
     ----------
     card : mapping
-        ``data/nano/card.json``: ``loss_curve``, a list of [step, loss in nats a token]; its
-        ``held_out_loss`` and the size of its vocabulary (``config.vocab``) are shown if known.
+        ``card.json`` of ``data/nano`` or ``data/encoder``: ``loss_curve``, a list of [step, loss in
+        nats a token]; its ``held_out_loss`` and the size of its vocabulary (``config.vocab``) are
+        shown if known, and its ``name`` is told.
 
     Raises
     ------
@@ -275,6 +276,6 @@ def pretraining_curve(card: Mapping[str, Any]) -> Figure:
     said = "".join(f" A line marks {text}." for _, text, _ in marks)
     return finish(
         fig,
-        f"Pretraining loss of the nano model: {loss[0]:.2f} nats a token at step {steps[0]}, "
-        f"{loss[-1]:.2f} at step {steps[-1]}.{said}",
+        f"Pretraining loss of the {card.get('name', 'nano')} model: {loss[0]:.2f} nats a token at "
+        f"step {steps[0]}, {loss[-1]:.2f} at step {steps[-1]}.{said}",
     )

@@ -24,7 +24,7 @@ EPOCHS = {16: 20, 64: 10, 256: 6}
 """Passes over them, fixed beforehand: with so few labels there are none to choose by."""
 BATCH = 16
 """Labelled problems of an optimiser step."""
-TEXT: dict[str, Any] = {"steps": 80, "window": 128, "batch_size": 16, "lr": 4e-3}
+TEXT: dict[str, Any] = {"steps": 120, "window": 128, "batch_size": 16, "lr": 2e-3}
 """Training on unlabelled text, as :class:`reft_lib.language_modelling.TextConfig` has it."""
 OLD_QUESTIONS = 300
 """Questions of the old domain's test that are asked each time."""

@@ -29,13 +29,13 @@ from reft_lib.task import adapter_weights, restore
 
 STEPS = 20
 """Rollout batches of PPO, each of as many responses as ReFT's on nano."""
-ASKED = {"samples": 8, "per_question": 28, "flip": 0.0}
-"""Responses to a question, pairs of them that the rater sees (all), share of flipped choices."""
+ASKED = {"samples": 8, "per_question": 28, "undecided": 0.5, "flip": 0.0}
+"""Responses to a question, pairs of them that the rater sees (all), and the rater's own numbers."""
 REWARD = {"reward_epochs": 2, "reward_lr": 1e-3}
 """The reward model's training."""
 METHODS: dict[str, dict[str, Any]] = {
     "ppo": {"kind": "ppo", **ASKED, **REWARD, "beta": 0.05, "steps": STEPS},
-    "dpo": {"kind": "dpo", **ASKED, "beta": 0.1, "epochs": 2, "lr": 5e-4},
+    "dpo": {"kind": "dpo", **ASKED, "beta": 0.1, "epochs": 2, "lr": 3e-4},
 }
 """The arms that stand for the methods, their settings chosen on validation with seed 0."""
 CONTROLS: dict[str, dict[str, Any]] = {
@@ -44,8 +44,8 @@ CONTROLS: dict[str, dict[str, Any]] = {
     "noisy": {**ASKED, **REWARD, "kind": "reward", "flip": 0.25},
 }
 """Other betas; PPO against the gold reward itself; a rater who errs, and what is learnt of it."""
-BATCH = 128
-"""Pairs in a batch, those of a question together: about six questions with their responses."""
+BATCH = 64
+"""Pairs in a batch, those of a question together: about ten questions with their responses."""
 PLACED = 256
 """Samples by which gold reward and KL of a policy are measured that does not sample by itself."""
 
@@ -112,7 +112,8 @@ def run(bench: Bench, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def ask(bench: Bench, policy: Any, tokenizer: Any, settings: Mapping[str, Any]) -> Asked:
     """Sample responses to the training questions and let the rater choose between some of them."""
-    rater, train = RaterConfig(flip=settings["flip"]), bench.splits["train"]
+    rater = RaterConfig(flip=settings["flip"], undecided=settings["undecided"])
+    train = bench.splits["train"]
     config = PreferenceConfig(
         samples=settings["samples"], per_question=settings["per_question"], rater=rater
     )
@@ -216,7 +217,7 @@ def prefer(
     )
     training, held = split(asked.pairs, RewardConfig().held_out, bench.seed)
     total = config.epochs * dpo.steps_per_epoch(len(training), config)
-    every = max(1, total // 4)
+    every = max(1, total // 6)
     loop = dpo.begin(policy, config, bench.seed)
 
     def steps() -> Iterator[dict[str, float]]:

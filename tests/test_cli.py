@@ -41,7 +41,7 @@ def refused(capsys, line: str) -> str:
 def test_help_lists_every_command():
     done = run("--help")
     assert done.returncode == 0 and done.stderr == ""
-    for name in ("compare", "table", "pretrain-nano", "make-problems"):
+    for name in ("compare", "table", "pretrain-nano", "pretrain-encoder", "make-problems"):
         assert name in COMMANDS
         assert any(line.split()[:1] == [name] for line in done.stdout.splitlines())
 
@@ -127,7 +127,7 @@ def test_a_folder_without_runs_is_named(tmp_path, capsys):
     assert f"{tmp_path}: no finished runs" in refused(capsys, f"table {tmp_path}")
 
 
-@pytest.mark.parametrize("command", ["pretrain-nano", "make-problems"])
+@pytest.mark.parametrize("command", ["pretrain-nano", "pretrain-encoder", "make-problems"])
 def test_a_folder_that_cannot_be_written_is_named(command, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     line = refused(capsys, f"{command} --out {tmp_path / 'file' / 'below'}")

@@ -92,6 +92,7 @@ FLOW = [
     "masked",
     "virtual_adversarial",
     "pretrain",
+    "pretrain_encoder",
     "ppo",
     # measuring and showing
     "stats",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from dataclasses import replace
 
@@ -14,12 +16,12 @@ from reft_lib import language_modelling as lm
 from reft_lib import masked
 from reft_lib.config import LoraSettings
 from reft_lib.errors import NumericalError, UserError
+from reft_lib.pretrain import token_stream
+from reft_lib.pretrain_encoder import HELD_OUT, pretrain_encoder
 from reft_lib.sft import IGNORE
 
-TINY = encoders.EncoderConfig(
-    steps=3, window=16, batch_size=4, lr=1e-2, lr_warmup_steps=1,
-    hidden=32, layers=2, heads=4, mlp=48, context=64, documents=30,
-)  # fmt: skip
+TINY = lm.TextConfig(steps=3, window=16, batch_size=4, lr=1e-2, lr_warmup_steps=1)
+SHAPE = encoders.EncoderConfig(hidden=32, layers=2, heads=4, mlp=48, context=64)
 TEXTS = ["Tom has 12 apples.", "Tom buys 5 more apples. How many apples does Tom have now?"] * 6
 
 
@@ -30,7 +32,7 @@ def tok(tokenizer):
 
 @pytest.fixture
 def encoder(tok):
-    return encoders.new_encoder(tok, TINY, seed=1)
+    return encoders.new_encoder(tok, SHAPE, seed=1)
 
 
 def test_the_mask_is_one_token_more_and_takes_the_space(tok, tokenizer):
@@ -171,11 +173,10 @@ def test_measure_by_hand(tok, encoder):
 
 
 def test_pretraining_starts_from_nothing_and_repeats_itself(tok):
-    rows = encoders.pretraining_rows(tok, TINY)
-    assert {len(row) for row in rows} == {TINY.window}
+    rows = lm.windows(tok, TEXTS, TINY.window)
 
     def losses(seed):
-        model = encoders.new_encoder(tok, TINY, seed)
+        model = encoders.new_encoder(tok, SHAPE, seed)
         return [m["loss"] for m in masked.train(model, tok, rows, TINY, seed)]
 
     first = losses(0)
@@ -213,7 +214,7 @@ def test_what_cannot_be_filled_is_named(tok, encoder, texts, only, said):
 
 def test_a_tokenizer_without_mask_is_refused(tokenizer):
     with pytest.raises(UserError, match="no mask token"):
-        encoders.new_encoder(tokenizer, TINY)
+        encoders.new_encoder(tokenizer, SHAPE)
 
 
 def test_a_loss_that_is_not_finite_is_named(tok, encoder):
@@ -221,3 +222,51 @@ def test_a_loss_that_is_not_finite_is_named(tok, encoder):
         encoder.bert.embeddings.word_embeddings.weight.fill_(float("nan"))
     with pytest.raises(NumericalError, match="masked step 0: loss is nan"):
         next(masked.train(encoder, tok, lm.windows(tok, TEXTS, 16), TINY))
+
+
+def test_the_stages_follow_each_other_and_the_card_tells_of_them(tok, tokenizer, tmp_path):
+    short, long = TINY, replace(TINY, steps=2, window=32, batch_size=2)
+    folder = pretrain_encoder(tmp_path / "made", (short, long), SHAPE, tokenizer)
+    card = json.loads((folder / "card.json").read_text())
+    assert [stage["window"] for stage in card["stages"]] == [16, 32]
+    assert card["config"]["hidden"] == 32 and card["parameters"] > 0
+    assert card["held_out_loss"] > 0 and card["loss_curve"][0][0] == 0
+    weights = (folder / "model.safetensors").read_bytes()
+    assert card["sha256"]["model.safetensors"] == hashlib.sha256(weights).hexdigest()
+    again = pretrain_encoder(tmp_path / "again", (short, long), SHAPE, tokenizer)
+    assert (again / "model.safetensors").read_bytes() == weights
+    shorter = pretrain_encoder(tmp_path / "shorter", (short,), SHAPE, tokenizer)
+    assert (shorter / "model.safetensors").read_bytes() != weights
+
+
+def test_no_encoder_in_a_folder_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="pretrain-encoder"):
+        encoders.load(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return encoders.load()
+
+
+def test_the_shipped_encoder_is_that_of_its_card(shipped):
+    model, tokenizer = shipped
+    card = json.loads((encoders.ENCODER_FOLDER / "card.json").read_text())
+    weights = (encoders.ENCODER_FOLDER / "model.safetensors").read_bytes()
+    assert hashlib.sha256(weights).hexdigest() == card["sha256"]["model.safetensors"]
+    assert sum(p.numel() for p in model.parameters()) == card["parameters"]
+    assert len(tokenizer) == model.config.vocab_size and not model.training
+    width = card["stages"][-1]["window"]
+    stream = token_stream(tokenizer, card["seed"] + 1, HELD_OUT * width)
+    found = masked.measure(model, tokenizer, stream.view(-1, width).tolist())
+    assert math.log(found["perplexity"]) == pytest.approx(card["held_out_loss"], abs=0.01)
+    assert found["accuracy"] == pytest.approx(card["held_out_accuracy"], abs=0.01)
+
+
+def test_the_shipped_encoder_looks_at_both_sides(shipped):
+    begun = "Tom has 12 apples. Tom buys 5 more apples. How many apples [MASK]"
+    (one,), (several,) = masked.fill(
+        *shipped, [f"{begun} Tom have now?", f"{begun} they have now?"]
+    )
+    assert one[0][0].strip() == "does" and several[0][0].strip() == "do"
+    assert min(one[0][1], several[0][1]) > 0.5  # frequency alone would say a full stop

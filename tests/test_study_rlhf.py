@@ -27,7 +27,8 @@ TINY = RunConfig(
     ppo=PpoConfig(steps=3, batch_size=4, ppo_epochs=1, minibatches=2, lr=1e-2, eval_every=2),
     sample=SampleConfig(max_new_tokens=6, batch_size=8, votes=2),
 )
-SMALL = {"samples": 3, "steps": 2, "epochs": 2, "lr": 1e-2}
+SMALL = {"samples": 3, "steps": 2, "epochs": 2, "lr": 1e-2, "undecided": 0.0}
+"""An untrained model is never right, so that no pair of its responses is clear."""
 ARMS = {
     name: {key: SMALL.get(key, x) for key, x in settings.items()}
     for name, settings in {**METHODS, **CONTROLS}.items()
@@ -132,6 +133,13 @@ def test_dpo_learns_from_the_training_part_of_the_same_pairs(bench, tokenizer, m
     tokens = sum(len(tokenizer(text)["input_ids"]) + 1 for _, text in texts)
     assert study_rlhf.read_tokens(tokenizer, training) == tokens
     assert {"validation", "test", "hard", "held_accuracy"} <= set(found)
+
+
+def test_pairs_that_are_too_close_are_left_out(bench):
+    policy, tokenizer = bench.warm_policy()
+    every = study_rlhf.ask(bench, policy, tokenizer, ARMS["gold"]).pairs
+    far = study_rlhf.ask(bench, policy, tokenizer, {**ARMS["gold"], "undecided": 9.0}).pairs
+    assert every and not far
 
 
 def test_a_policys_place_is_what_ppo_would_measure(bench, monkeypatch):

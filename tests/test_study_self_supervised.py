@@ -18,7 +18,7 @@ from reft_lib.study_self_supervised import STUDY
 
 SMALL = dataclasses.replace(TINY, fmt="pcot")
 TEXT = {"steps": 3, "window": 16, "batch_size": 2, "lr": 1e-2, "eval_every": 2}
-SHAPE = {"hidden": 32, "layers": 1, "heads": 2, "mlp": 32, "context": 200, "documents": 20}
+SHAPE = encoder.EncoderConfig(hidden=32, layers=1, heads=2, mlp=32, context=200)
 
 
 @pytest.fixture
@@ -87,13 +87,12 @@ def test_perplexities_are_measured_on_both_domains(bench):
 
 
 def test_the_masked_arm_chooses_options_and_reads_the_domain(bench, digits, monkeypatch):
-    monkeypatch.setattr(bench, "base", lambda: (None, digits))
+    monkeypatch.setattr(encoder, "load", lambda: (encoder.new_encoder(digits, SHAPE), digits))
     monkeypatch.setattr(data, "load", with_options(data.load))
     found = study_self_supervised.run(
         bench,
         {
             "kind": "masked",
-            "encoder": {**TEXT, **SHAPE},
             "cloze": {"steps": 4, "batch_size": 2, "lr": 1e-2, "eval_every": 2},
             "text": TEXT,
         },
@@ -105,7 +104,7 @@ def test_the_masked_arm_chooses_options_and_reads_the_domain(bench, digits, monk
     verdicts = {x["split"]: x["verdicts"] for x in bench.lines if "verdicts" in x}
     assert set(verdicts) == {"test", "hard"} and len(verdicts["hard"]) == 2
     phases = {x.get("phase") for x in bench.lines if x["split"] == "train"}
-    assert phases == {"pretraining", "options", "text"}
+    assert phases == {"options", "text"}
 
 
 def test_the_answer_stands_behind_the_mask_alone(examples):
@@ -126,7 +125,7 @@ def test_an_option_is_right_if_its_number_is_the_most_probable(digits, examples,
 
     monkeypatch.setattr(masked, "logits", scores)
     rows = [dataclasses.replace(e, answer=str(i + 2)) for i, e in enumerate(examples)]
-    small = encoder.new_encoder(digits, encoder.EncoderConfig(**SHAPE))
+    small = encoder.new_encoder(digits, SHAPE)
     right = study_self_supervised.options_right(small, digits, rows)
     assert right == [False, True, False, False]
 
@@ -136,7 +135,7 @@ def test_every_arm_has_settings_that_can_run():
         if arm.get("text"):
             TextConfig(**arm["text"])
     settings = STUDY.arms["masked"]
-    config = encoder.EncoderConfig(**settings["encoder"])
+    config = encoder.EncoderConfig()
     assert settings["text"]["window"] <= config.context
     TextConfig(**settings["cloze"])
     _, tokenizer = models.load("nano")
