@@ -125,8 +125,12 @@ def describe(fig: Figure) -> str:
     return alt
 
 
-def to_bytes(fig: Figure, form: str = "svg") -> bytes:
-    """Return the picture as ``"svg"`` or ``"png"``: the same figure gives the same bytes."""
+def to_bytes(fig: Figure, form: str = "svg", letters: bool = False) -> bytes:
+    """Return the picture as ``"svg"`` or ``"png"``: the same figure gives the same bytes.
+
+    With ``letters`` an SVG holds its text as letters and not as outlines: half as large, and drawn
+    in Verdana, which is as wide, where DejaVu Sans is missing.
+    """
     unnamed = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
     if form not in unnamed:
         raise UserError(f"picture format {form!r}; wanted svg or png")
@@ -134,9 +138,11 @@ def to_bytes(fig: Figure, form: str = "svg") -> bytes:
     if form == "svg" and hasattr(fig, "reft_alt"):
         metadata["Title"] = describe(fig)
     buffer = io.BytesIO()
-    with style():
+    kind = {"svg.fonttype": "none" if letters else "path"}
+    with matplotlib.style.context({**RC, **kind}, after_reset=True):
         fig.savefig(buffer, format=form, metadata=metadata)
-    return buffer.getvalue()
+    data = buffer.getvalue()
+    return data.replace(b"'DejaVu Sans'", b"DejaVu Sans, Verdana, sans-serif") if letters else data
 
 
 def save(fig: Figure, path: str | Path) -> Path:

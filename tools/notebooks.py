@@ -47,6 +47,7 @@ KERNEL_ENV = {
     "CUDA_VISIBLE_DEVICES": "",
     "HF_HUB_OFFLINE": "1",
     "PYTHONHASHSEED": "0",
+    "REFT_STATIC_WIDGETS": "1",  # the pages have no kernel: every state is drawn beforehand
     "SOURCE_DATE_EPOCH": "315532800",
     "TOKENIZERS_PARALLELISM": "false",
     "TQDM_DISABLE": "1",
