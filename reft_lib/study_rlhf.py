@@ -199,9 +199,7 @@ def optimise(
     found |= bench.test(policy, tokenizer)
     lines = [x for x in bench.lines if x["split"] == "train" and x["phase"] == "train"]
     sampled = round(config.batch_size * sum(line["length"] for line in lines))
-    read = settings["reward_epochs"] * read_tokens(tokenizer, asked.pairs)
-    trained = sampled * config.ppo_epochs + read
-    return found | counted(bench, tokenizer, asked.tokens + sampled, trained)
+    return found | counted(bench, tokenizer, asked.tokens + sampled, sampled * config.ppo_epochs)
 
 
 def prefer(
@@ -280,7 +278,7 @@ def response_tokens(tokenizer: Any, texts: Sequence[str]) -> int:
 
 
 def counted(bench: Bench, tokenizer: Any, sampled: int, trained: int) -> dict[str, int]:
-    """Return the tokens of an arm, those that the warm-up trained on included, and its labels."""
+    """Return the tokens that the policy was trained on, in the warm-up too, and its labels."""
     train = bench.splits["train"]
     warm = sum(len(target) for _, target in sft.encode(tokenizer, train, bench.fmt))
     return {

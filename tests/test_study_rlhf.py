@@ -76,7 +76,7 @@ def test_ppo_follows_the_learned_reward_and_shows_the_gold_one(bench, tokenizer)
         len(tokenizer(e.ncot + "\nTherefore, the answer is: " + e.answer)["input_ids"]) + 1
         for e in bench.splits["train"]
     )
-    assert found["trained_tokens"] > 2 * warm + sampled_by_ppo
+    assert found["trained_tokens"] == 2 * warm + sampled_by_ppo  # the policy's, no reward model's
 
 
 def test_what_the_reward_model_is_held_against_is_recorded(bench):
