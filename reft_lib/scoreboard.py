@@ -110,8 +110,10 @@ def board(units: Any) -> Any:
         A row for each of ``ROWS``, by its label: ``needs``, ``seeds``, and means over seeds:
         ``test`` and ``hard`` in percent with the half-widths of their 95% intervals (``test_pm``,
         ``hard_pm``), ``gain`` and ``gain_pm``, the paired difference from SFT on the test over the
-        seeds that both have, ``minutes`` of one thread, and thousands of tokens ``trained`` and
-        ``sampled``. What has not been run has 0 seeds and no figures.
+        seeds that both have, ``minutes`` of one thread, and thousands of tokens:
+        ``trained``, those of solutions, responses and texts, each time that the policy's loss was
+        computed on them, the warm-up's included (a reward model's or a discriminator's are not),
+        and ``sampled``, those of responses. What has not been run has 0 seeds and no figures.
     """
     import pandas as pd
 
