@@ -166,6 +166,23 @@ class PretrainEncoder:
 
 
 @dataclass(frozen=True)
+class RecordLens:
+    """Record single responses of one ReFT run token by token (about 4 minutes on one core)."""
+
+    out: Path = Path("data/runs/lens/pcot-seed0")
+    """Folder of the record; it must not hold one already."""
+    seed: int = 0
+    """Seed of the run."""
+
+    def run(self) -> None:
+        """Train and record."""
+        from reft_lib.lens_record import record
+
+        record(self.out, self.seed)
+        print(f"wrote {self.out}")
+
+
+@dataclass(frozen=True)
 class MakeProblems:
     """Write the splits of the embedded problems again."""
 
@@ -187,6 +204,7 @@ COMMANDS: dict[str, Any] = {
     "table": Table,
     "pretrain-nano": PretrainNano,
     "pretrain-encoder": PretrainEncoder,
+    "record-lens": RecordLens,
     "make-problems": MakeProblems,
 }
 

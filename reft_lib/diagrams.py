@@ -32,7 +32,7 @@ def canvas(width: float, height: float) -> tuple[Figure, Axes]:
     return fig, ax
 
 
-def _box(
+def box(
     ax: Axes, at: Point, size: Point, head: str, body: str = "", face: str = "#FFFFFF",
     edge: str = COLOURS["grey"], ink: str = COLOURS["ink"], line: str = "-",
 ) -> None:  # fmt: skip
@@ -51,7 +51,7 @@ def _box(
         ax.text(x, y - 0.095, body, ha="center", va="center", size=9, color=ink, linespacing=1.25)
 
 
-def _panel(ax: Axes, corner: Point, size: Point, colour: str) -> None:
+def panel(ax: Axes, corner: Point, size: Point, colour: str) -> None:
     """Draw a tinted area from its lower left corner, to hold boxes."""
     ax.add_patch(
         FancyBboxPatch(
@@ -61,7 +61,7 @@ def _panel(ax: Axes, corner: Point, size: Point, colour: str) -> None:
     )  # fmt: skip
 
 
-def _arrow(ax: Axes, a: Point, b: Point) -> None:
+def arrow(ax: Axes, a: Point, b: Point) -> None:
     """Draw an arrow from ``a`` to ``b``."""
     ax.add_patch(
         FancyArrowPatch(
@@ -75,16 +75,16 @@ def _arrow(ax: Axes, a: Point, b: Point) -> None:
 def taxonomy() -> Figure:
     """Draw the map of fine-tuning: three signals to learn from, and what stands across them."""
     fig, ax = canvas(7.2, 4.75)
-    _box(ax, (3.6, 4.42), (4.4, 0.5), "Fine-tuning", "go on training a pretrained model")
+    box(ax, (3.6, 4.42), (4.4, 0.5), "Fine-tuning", "go on training a pretrained model")
     columns = {
         "Unsupervised": (1.25, "#999999", "learns from bare text"),
         "Supervised": (3.6, "sft", "learns from given answers"),
         "Reinforcement": (5.95, "reft", "learns from a reward"),
     }
     for name, (x, colour, signal) in columns.items():
-        _arrow(ax, (3.6 + 0.5 * (x - 3.6), 4.17), (x, 3.87))
-        _panel(ax, (x - 1.13, 0.85), (2.26, 3.01), colour)
-        _box(ax, (x, 3.58), (2.26, 0.56), name, signal, tint(colour, 0.4))
+        arrow(ax, (3.6 + 0.5 * (x - 3.6), 4.17), (x, 3.87))
+        panel(ax, (x - 1.13, 0.85), (2.26, 3.01), colour)
+        box(ax, (x, 3.58), (2.26, 0.56), name, signal, tint(colour, 0.4))
     kinds = [
         (1.25, 2.78, "Self-supervised", "masked: fill in the gaps\nautoregressive: next token"),
         (1.25, 1.98, "Adversarial", "one network against another"),
@@ -94,7 +94,7 @@ def taxonomy() -> Figure:
         (5.95, 2.18, "RFT with graders", "a program or model scores"),
     ]
     for x, y, head, body in kinds:
-        _box(ax, (x, y), (2.14, 0.76 if "\n" in body else 0.54), head, body)
+        box(ax, (x, y), (2.14, 0.76 if "\n" in body else 0.54), head, body)
     ax.add_patch(
         FancyBboxPatch(
             (2.5, 0.93), 4.55, 0.86, boxstyle="round,pad=0,rounding_size=0.08",
@@ -103,13 +103,13 @@ def taxonomy() -> Figure:
     )  # fmt: skip
     ax.text(4.775, 1.65, "ReFT", ha="center", va="center", weight="bold", size=10.5)
     edge = COLOURS["ink"]
-    _box(ax, (3.6, 1.25), (2.0, 0.52), "1  Warm-up", "SFT, a few epochs", tint("warm-up"), edge)
-    _box(
+    box(ax, (3.6, 1.25), (2.0, 0.52), "1  Warm-up", "SFT, a few epochs", tint("warm-up"), edge)
+    box(
         ax, (5.95, 1.25), (2.0, 0.52), "2  PPO", "reward: is the answer right?",
         COLOURS["reft"], edge, "#FFFFFF",
     )  # fmt: skip
-    _arrow(ax, (4.6, 1.25), (4.95, 1.25))
-    _box(
+    arrow(ax, (4.6, 1.25), (4.95, 1.25))
+    box(
         ax, (3.6, 0.42), (6.96, 0.56), "Domain adaptation",
         "a goal, not a signal: reached by any of them, from unlabelled or few labelled data",
         edge=edge, line="--",
@@ -140,17 +140,17 @@ def processes(warmup_epochs: int | None = None, sft_epochs: int | None = None) -
     ax.plot([2.37, 2.37], [0.15, 5.1], color=COLOURS["grey"], lw=1, ls=":")
     for x, name in ((1.17, "SFT"), (4.8, "ReFT")):
         ax.text(x, 5.03, name, ha="center", va="center", weight="bold", size=12)
-        _box(ax, (x, 4.65), (1.9, 0.36), "Pretrained model")
-        _box(ax, (x, 0.32), (1.9, 0.38), f"{name} policy", face=tint(name.lower(), 0.4))
-        _arrow(ax, (x, 0.86), (x, 0.51))
-    _arrow(ax, (1.17, 4.47), (1.17, 4.13))
-    _arrow(ax, (4.8, 4.47), (4.8, 4.24))
+        box(ax, (x, 4.65), (1.9, 0.36), "Pretrained model")
+        box(ax, (x, 0.32), (1.9, 0.38), f"{name} policy", face=tint(name.lower(), 0.4))
+        arrow(ax, (x, 0.86), (x, 0.51))
+    arrow(ax, (1.17, 4.47), (1.17, 4.13))
+    arrow(ax, (4.8, 4.47), (4.8, 4.24))
     _sft_loop(ax, many)
     pink, edge = tint("warm-up", 0.4), COLOURS["warm-up"]
     body = "question + annotated CoT: raise the CoT's probability"
-    _box(ax, (4.8, 3.94), (4.5, 0.6), f"1  Warm-up: SFT, {few}", body, pink, edge)
-    _box(ax, (5.97, 3.25), (2.16, 0.34), "Warm-up policy, frozen", face=pink, edge=edge, line="--")
-    _arrow(ax, (5.97, 3.64), (5.97, 3.42))
+    box(ax, (4.8, 3.94), (4.5, 0.6), f"1  Warm-up: SFT, {few}", body, pink, edge)
+    box(ax, (5.97, 3.25), (2.16, 0.34), "Warm-up policy, frozen", face=pink, edge=edge, line="--")
+    arrow(ax, (5.97, 3.64), (5.97, 3.42))
     _reft_loop(ax)
     return finish(
         fig,
@@ -164,18 +164,18 @@ def processes(warmup_epochs: int | None = None, sft_epochs: int | None = None) -
 
 def _sft_loop(ax: Axes, many: str) -> None:
     """Add SFT's loop to the process figure."""
-    _panel(ax, (0.1, 0.86), (2.14, 3.27), "sft")
+    panel(ax, (0.1, 0.86), (2.14, 3.27), "sft")
     ax.text(0.22, 3.95, f"Loop, {many}", va="center", weight="bold")
     face, edge = tint("sft", 0.3), COLOURS["sft"]
-    _box(ax, (1.17, 3.2), (1.9, 0.66), "Read", "a question and\nits annotated CoT", face, edge)
-    _box(ax, (1.17, 1.5), (1.9, 0.66), "Update", "raise that CoT's\nprobability", face, edge)
-    _arrow(ax, (0.75, 2.87), (0.75, 1.83))
-    _arrow(ax, (1.6, 1.83), (1.6, 2.87))
+    box(ax, (1.17, 3.2), (1.9, 0.66), "Read", "a question and\nits annotated CoT", face, edge)
+    box(ax, (1.17, 1.5), (1.9, 0.66), "Update", "raise that CoT's\nprobability", face, edge)
+    arrow(ax, (0.75, 2.87), (0.75, 1.83))
+    arrow(ax, (1.6, 1.83), (1.6, 2.87))
 
 
 def _reft_loop(ax: Axes) -> None:
     """Add ReFT's second phase to the process figure."""
-    _panel(ax, (2.5, 0.86), (4.6, 2.02), "reft")
+    panel(ax, (2.5, 0.86), (4.6, 2.02), "reft")
     ax.text(4.8, 2.72, "2  PPO, in a loop", ha="center", va="center", weight="bold")
     steps = {
         "Sample": ((3.6, 2.25), "the policy writes a CoT"),
@@ -184,12 +184,12 @@ def _reft_loop(ax: Axes) -> None:
         "Update": ((5.97, 2.25), "clipped step, all tokens"),
     }
     for head, (at, body) in steps.items():
-        _box(ax, at, (1.96, 0.54), head, body, tint("reft", 0.25), COLOURS["reft"])
-    _arrow(ax, (3.6, 3.64), (3.6, 2.52))
-    _arrow(ax, (3.6, 1.98), (3.6, 1.57))
-    _arrow(ax, (4.58, 1.3), (4.99, 1.3))
-    _arrow(ax, (5.97, 1.57), (5.97, 1.98))
-    _arrow(ax, (4.99, 2.25), (4.58, 2.25))
+        box(ax, at, (1.96, 0.54), head, body, tint("reft", 0.25), COLOURS["reft"])
+    arrow(ax, (3.6, 3.64), (3.6, 2.52))
+    arrow(ax, (3.6, 1.98), (3.6, 1.57))
+    arrow(ax, (4.58, 1.3), (4.99, 1.3))
+    arrow(ax, (5.97, 1.57), (5.97, 1.98))
+    arrow(ax, (4.99, 2.25), (4.58, 2.25))
     ax.plot([6.4, 6.4], [3.08, 2.52], color=COLOURS["ink"], lw=1.6, ls="--")
     ax.text(6.33, 2.98, "KL leash: stay near", ha="right", va="center", size=9)
 

@@ -131,12 +131,7 @@ def pretrain(folder: Path, config: PretrainConfig | None = None, resume: bool = 
         If the loss stops being finite.
     """
     config = config or PretrainConfig()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink()
-    except OSError as error:
-        raise UserError(f"cannot write into {folder}: {error.strerror}; choose --out") from None
+    make_folder(folder)
     started = time.monotonic()
     sample = list(itertools.islice(corpus.documents(config.seed), 20_000))
     tokenizer = train_tokenizer(sample, config.vocab)
@@ -164,6 +159,22 @@ def pretrain(folder: Path, config: PretrainConfig | None = None, resume: bool = 
     write_card(folder, config, model, {"text": text, **measured})
     (folder / "checkpoint.pt").unlink(missing_ok=True)
     return folder
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for a model, before minutes are spent on one.
+
+    Raises
+    ------
+    UserError
+        If it cannot be made, or not be written into.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise UserError(f"cannot write into {folder}: {error.strerror}; choose --out") from None
 
 
 def evaluate_loss(model: Any, windows: torch.Tensor) -> float:

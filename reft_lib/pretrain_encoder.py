@@ -21,7 +21,6 @@ from tqdm import tqdm
 
 from reft_lib import masked, models, pretrain
 from reft_lib.encoder import EncoderConfig, new_encoder, with_mask
-from reft_lib.errors import UserError
 from reft_lib.language_modelling import TextConfig
 
 SHORT = TextConfig(steps=2000, window=32, batch_size=64, lr=3e-3, lr_warmup_steps=100)
@@ -64,12 +63,7 @@ def pretrain_encoder(
     NumericalError
         If the loss stops being finite.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink()
-    except OSError as error:
-        raise UserError(f"cannot write into {folder}: {error.strerror}; choose --out") from None
+    pretrain.make_folder(folder)
     if tokenizer is None:
         _, tokenizer = models.load("nano")
     tokenizer, config = with_mask(tokenizer), config or EncoderConfig()
