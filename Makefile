@@ -20,7 +20,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(shell pwd))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help book test lint notebooks clean distclean
+.PHONY: help book test lint browser notebooks clean distclean
 .DEFAULT_GOAL := help
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make test       every check and every test"
 	@echo ""
 	@echo "make lint       ruff and mypy alone"
+	@echo "make browser    test the built book in Chromium; pictures of its pages: _build/screenshots"
 	@echo "make notebooks  execute the chapters again and store their outputs in book/"
 	@echo "make clean      remove what was built and the caches (the environment stays)"
 	@echo "make distclean  remove the environment, too"
@@ -48,7 +49,7 @@ book: $(STAMP)
 
 test: lint
 	@echo "== pytest"
-	@$(PY) -m pytest
+	@$(PY) -m pytest -m "not browser"
 
 lint: $(STAMP)
 	@echo "== ruff check"
@@ -57,6 +58,10 @@ lint: $(STAMP)
 	@$(PY) -m ruff format --check .
 	@echo "== mypy"
 	@$(PY) -m mypy
+
+browser: $(STAMP)
+	@test -f _build/html/index.html || { echo "stop: no built book; run make book" >&2; exit 1; }
+	@$(PY) -m pytest -m browser
 
 notebooks: $(STAMP)
 	@$(PY) tools/notebooks.py run --in-place $(if $(ONLY),--only $(ONLY))

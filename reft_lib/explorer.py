@@ -28,8 +28,10 @@ STATIC_VARIABLE = "REFT_STATIC_WIDGETS"
 """Set while the book is built: knobs then have the listed values alone, and no kernel behind."""
 MOST_STATES = 150
 """More pictures would make a page slow; a live kernel has no such limit."""
-INK = "color:#1a1a1a;text-align:left"
-"""Of captions; the theme's own grey is too pale."""
+INK = "color:#1a1a1a;text-align:left;font-weight:normal"
+"""Of captions; the theme's own grey is too pale, and its letters too thin."""
+SCROLLS = "overflow-x:auto;width:0;min-width:100%"
+"""A wide picture scrolls by itself; width 0 keeps it from widening what it stands in."""
 MOST_BYTES = 2_500_000
 """Of the pictures of one explorer in a page."""
 
@@ -51,6 +53,8 @@ class Knob:
     """Live, a number moves from the least to the largest value by this; 0: listed values alone."""
     words: Callable[[Any], str] = plain
     """How a value is written."""
+    lines: int = 0
+    """Live, a box of so many lines to type any text in, at first the start value; 0: none."""
 
     @property
     def numeric(self) -> bool:
@@ -140,14 +144,22 @@ def picture(draw: Callable[..., Figure | Html], caption: str, values: dict[str, 
     if isinstance(drawn, Html):
         inside, text = drawn.html, drawn.text
     else:
-        text = describe(drawn)
-        inside = f'<img alt="{html.escape(text)}" src=\'{data_uri(drawn)}\' style="{_size(drawn)}">'
+        inside, text = image(drawn), describe(drawn)
     state = html.escape(signature(values))
     return Html(
         f'<figure data-state="{state}" style="margin:0;{PAPER}">'
-        f'<div style="overflow-x:auto">{inside}</div>{below}</figure>',
+        f'<div style="{SCROLLS}">{inside}</div>{below}</figure>',
         text,
     )
+
+
+def image(fig: Figure) -> str:
+    """Return a figure as an HTML image, for a draw function that puts more beside it."""
+    alt = html.escape(describe(fig))
+    # class and look keep the theme from dimming and framing the picture in dark mode
+    look = f"{_size(fig)};padding:0;background:#fff"
+    picture = f'<img class="dark-light" alt="{alt}" src=\'{data_uri(fig)}\' style="{look}">'
+    return f'<div style="{SCROLLS}">{picture}</div>'
 
 
 def data_uri(fig: Figure) -> str:
@@ -182,11 +194,18 @@ def _controls(knobs: dict[str, Knob], live: bool) -> dict[str, Any]:
     for name, knob in knobs.items():
         common = {"description": knob.label, "style": style, "layout": layout}
         options = [(knob.words(v), i) for i, v in enumerate(knob.values)]
-        if live and knob.numeric and knob.step:
+        if live and knob.lines:
+            box = ipywidgets.Text if knob.lines == 1 else ipywidgets.Textarea
+            size = {"rows": knob.lines} if knob.lines > 1 else {}
+            found[name] = box(
+                value=knob.values[knob.start], continuous_update=False, **size, **common
+            )
+        elif live and knob.numeric and knob.step:
             lo, hi = float(min(knob.values)), float(max(knob.values))
             start = float(knob.values[knob.start])
+            digits = len(f"{knob.step:g}".partition(".")[2])
             found[name] = ipywidgets.FloatSlider(
-                value=start, min=lo, max=hi, step=knob.step, readout_format="g", **common
+                value=start, min=lo, max=hi, step=knob.step, readout_format=f".{digits}f", **common
             )
         elif knob.numeric:
             found[name] = ipywidgets.SelectionSlider(options=options, index=knob.start, **common)
@@ -240,8 +259,8 @@ def _live(draw: Callable[..., Any], caption: str, knobs: dict[str, Knob]) -> Exp
     def values() -> dict[str, Any]:
         found = {}
         for name, control in controls.items():
-            moving = isinstance(control, ipywidgets.FloatSlider)
-            found[name] = control.value if moving else knobs[name].values[control.index]
+            listed = hasattr(control, "index")  # else any number of a slider, or any text
+            found[name] = knobs[name].values[control.index] if listed else control.value
         return found
 
     def redraw(_: Any = None) -> None:

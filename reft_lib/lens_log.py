@@ -70,7 +70,7 @@ class Sighting:
 
 
 @dataclass(frozen=True)
-class Batch:
+class WholeBatch:
     """What a rollout batch's rewards and advantages are made of; lists of B rows, unpadded."""
 
     logp: list[list[float]]
@@ -112,7 +112,7 @@ class Record:
     """What a record holds."""
 
     sightings: list[Sighting]
-    batch: Batch | None
+    batch: WholeBatch | None
     card: dict[str, Any]
     damaged: list[str] = field(default_factory=list)
     """A sentence for each line that could not be read."""
@@ -186,7 +186,7 @@ def sight(
     )
 
 
-def batch_of(experience: Any, row: int, tokenizer: Any, step: int = 0) -> Batch:
+def batch_of(experience: Any, row: int, tokenizer: Any, step: int = 0) -> WholeBatch:
     """Return what a rollout batch's advantages are made of; ``row`` is the response to follow."""
     roll = experience.rollout
     lengths = roll.lengths.tolist()
@@ -196,7 +196,7 @@ def batch_of(experience: Any, row: int, tokenizer: Any, step: int = 0) -> Batch:
         return [[round(v, DIGITS) + 0.0 for v in values[:n]] for values, n in pairs]
 
     ids = roll.responses[row, : lengths[row]].tolist() if 0 <= row < len(lengths) else []
-    return Batch(
+    return WholeBatch(
         logp=rows(experience.old_logp),
         ref_logp=rows(experience.ref_logp),
         values=rows(experience.old_values),
@@ -242,13 +242,13 @@ def read(folder: str | Path | None = None) -> Record:
     return Record(found["lens"], batch, runlog.read_card(folder), damaged)
 
 
-def _parsed(row: Mapping[str, Any]) -> Sighting | Batch:
+def _parsed(row: Mapping[str, Any]) -> Sighting | WholeBatch:
     """Return a line as what it is."""
-    kind: Any = Sighting if row["split"] == "lens" else Batch
+    kind: Any = Sighting if row["split"] == "lens" else WholeBatch
     values = {f.name: row[f.name] for f in fields(kind) if f.name in row}
     values["step"] = int(values["step"])
-    if kind is Batch:
-        return Batch(**values | {"row": int(values["row"])})
+    if kind is WholeBatch:
+        return WholeBatch(**values | {"row": int(values["row"])})
     values["given"] = values["given"] if isinstance(values["given"], str) else None
     for name in ("ratio_turn", "ratio_after"):
         if not isinstance(values.get(name), list):
@@ -272,7 +272,7 @@ def check(sightings: Sequence[Sighting]) -> None:
                 )
 
 
-def line(what: Sighting | Batch) -> dict[str, Any]:
+def line(what: Sighting | WholeBatch) -> dict[str, Any]:
     """Return what a run log keeps of a sighting or a batch, without its step."""
     kept = asdict(what)
     del kept["step"]

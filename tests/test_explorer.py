@@ -101,6 +101,19 @@ def test_live_the_slider_moves_between_the_listed_values():
     assert "3.25 and y" in picture.value and 'data-state="a=3.25; b=y"' in picture.value
 
 
+@pytest.mark.parametrize(("lines", "kind"), [(1, ipywidgets.Text), (3, ipywidgets.Textarea)])
+def test_live_a_text_can_be_typed(lines, kind):
+    knobs = {"a": Knob("first", (1, 2)), "b": Knob("second", ("x", "y"), start=1, lines=lines)}
+    found = explore(words, live=True, **knobs)
+    _, box, picture = found.widget.children
+    assert type(box) is kind and box.value == "y" and "1 and y" in picture.value
+    box.value = "<anything>"
+    assert "1 and <anything>" in picture.value
+    assert 'data-state="a=1; b=&lt;anything&gt;"' in picture.value
+    listed = explore(words, live=False, **knobs).widget.children[1]
+    assert isinstance(listed, ipywidgets.Dropdown)  # a page has no kernel to answer to a text
+
+
 def test_while_the_book_is_built_pages_are_the_default(monkeypatch):
     monkeypatch.setenv(explorer.STATIC_VARIABLE, "1")
     assert explore(words, **KNOBS).states
@@ -166,3 +179,9 @@ def test_a_cell_shows_the_widget_or_else_its_first_picture():
     assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == found.widget.model_id
     assert bundle["text/html"] == found.first.html
     assert bundle["text/plain"] == "2 and x" == repr(found)
+
+
+@pytest.mark.parametrize(("step", "form"), [(1, ".0f"), (0.5, ".1f"), (0.01, ".2f"), (0.25, ".2f")])
+def test_a_slider_writes_as_many_digits_as_its_step_has(step, form):
+    knob = Knob("a", (1, 2, 5), step=step)
+    assert explore(words, live=True, a=knob).widget.children[0].readout_format == form

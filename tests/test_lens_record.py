@@ -13,7 +13,7 @@ import torch
 from reft_lib import config, lens_log, lens_record, lora, ppo, runlog
 from reft_lib.config import LoraSettings, PpoConfig, SampleConfig, SftConfig
 from reft_lib.errors import UserError
-from reft_lib.lens_log import Batch, Sighting
+from reft_lib.lens_log import Sighting, WholeBatch
 from reft_lib.rewards import Graded
 
 LORA = LoraSettings(rank=4, alpha=8)
@@ -144,7 +144,7 @@ def test_what_is_missing_or_damaged_is_named(tmp_path):
 
 def test_what_is_no_batch_is_refused():
     rows = [[-0.1, -0.2], [-0.3]]
-    made = Batch(rows, rows, rows, [1.0, 0.0], 0, ["a", "b"])
+    made = WholeBatch(rows, rows, rows, [1.0, 0.0], 0, ["a", "b"])
     logp, _, _, mask, scores = made.tensors()
     assert mask.tolist() == [[True, True], [True, False]] and scores.tolist() == [1.0, 0.0]
     assert logp[1].tolist() == pytest.approx([-0.3, 0.0])

@@ -37,6 +37,10 @@
     if (handle.getAttribute("aria-label") !== label.textContent)
       handle.setAttribute("aria-label", label.textContent);
     if (handle.getAttribute("aria-valuetext") !== said) handle.setAttribute("aria-valuetext", said);
+    // Typing there does nothing in a page, so it is no stop for the Tab key.
+    if (shown && shown.getAttribute("contenteditable") === "true")
+      shown.setAttribute("contenteditable", "false");
+    if (label.title === "null") label.removeAttribute("title");
   }
   function nameAll() {
     document.querySelectorAll(".widget-slider, .widget-hslider").forEach(name);
