@@ -91,8 +91,9 @@ def load(folder: Path = ENCODER_FOLDER) -> tuple[Any, Any]:
         raise UserError(
             f"{folder} holds no encoder; make it with: python -m reft_lib pretrain-encoder"
         )
-    tokenizer = AutoTokenizer.from_pretrained(models.NANO_FOLDER, local_files_only=True)
-    model = BertForMaskedLM.from_pretrained(folder, local_files_only=True)
+    with models.quiet():
+        tokenizer = AutoTokenizer.from_pretrained(models.NANO_FOLDER, local_files_only=True)
+        model = BertForMaskedLM.from_pretrained(folder, local_files_only=True)
     return model.eval(), with_mask(tokenizer)
 
 

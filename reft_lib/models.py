@@ -181,7 +181,7 @@ def _check_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence transformers' progress bars and warnings: what matters is raised as an error."""
     from transformers.utils import logging
 
@@ -201,7 +201,7 @@ def _load_model(source: str, **options: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        with _quiet():
+        with quiet():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source, output_loading_info=True, trust_remote_code=False, **options
             )
@@ -228,7 +228,7 @@ def _load_tokenizer(source: str) -> Any:
             "same folder with save_pretrained"
         )
     try:
-        with _quiet():
+        with quiet():
             return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as err:
         raise UserError(_explain(source, "a tokenizer", err)) from err

@@ -244,6 +244,11 @@ def test_no_encoder_in_a_folder_is_one_line(tmp_path):
         encoders.load(tmp_path)
 
 
+def test_loading_draws_no_progress_bar(capfd):
+    encoders.load()
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.fixture(scope="module")
 def shipped():
     return encoders.load()
