@@ -112,10 +112,24 @@ def soundness_bars(frame: Any) -> Figure:
     return finish(fig, f"Right answers by the soundness of their reasoning. {' '.join(said)}")
 
 
-def _curve(
+def curve(
     ax: Axes, table: Any, y: str, look: tuple[str, str, str], label: str, scale: float = 1.0
 ) -> Any:
-    """Draw a thin line for each run and a thick one for their mean over steps, and return it."""
+    """Draw a thin line for each run and a thick one for their mean over steps, which is returned.
+
+    Parameters
+    ----------
+    ax : Axes
+    table : DataFrame
+        With columns ``run``, ``step`` and the named one.
+    y : str
+    look : (str, str, str)
+        Colour's name, line and marker.
+    label : str
+        Of the mean, for a legend.
+    scale : float
+        Factor of what is drawn and returned.
+    """
     colour, line, marker = look
     mean = scale * table.groupby("step")[y].mean()
     if table["run"].nunique() > 1:
@@ -151,7 +165,7 @@ def soundness_curves(frame: Any) -> Figure:
     for ax, kind in zip(axes[0], kinds, strict=True):
         here = table[table["kind"] == kind]
         for part, label, look in zip(("sound", "unsound"), PARTS, LOOKS[:2], strict=True):
-            mean = _curve(ax, here, part, look, label)
+            mean = curve(ax, here, part, look, label)
             said.append(
                 f"{kind}, {label}: from {mean.iloc[0]:.1f}% at step {mean.index[0]:g} to "
                 f"{mean.iloc[-1]:.1f}% at step {mean.index[-1]:g}."
@@ -195,7 +209,7 @@ def ablation_curves(frame: Any) -> Figure:
     for ax, table, (title, unit, _, y, scale) in zip(axes[0], found, views, strict=True):
         for variant, look in zip(variants, LOOKS, strict=False):
             here = table[table["variant"] == variant]
-            mean = _curve(ax, here, y, look, variant, scale)
+            mean = curve(ax, here, y, look, variant, scale)
             said.append(
                 f"{title}, {variant}, {_seeds(here)}: from {mean.iloc[0]:.1f} to "
                 f"{mean.iloc[-1]:.1f} {unit}, highest {mean.max():.1f}."

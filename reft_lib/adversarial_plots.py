@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.optimize import minimize
 
+from reft_lib.ablation_plots import curve
 from reft_lib.errors import UserError
 from reft_lib.plots import panels, pick, seeds
 from reft_lib.style import COLOURS, finish, style, tint
@@ -23,22 +23,6 @@ LOOKS = (
     ("ink", "-", "v"),
 )  # fmt: skip
 """Colour, line and marker of the lines of one panel."""
-
-
-def _line(
-    ax: Axes, table: Any, y: str, look: tuple[str, str, str], label: str, scale: float
-) -> Any:
-    """Draw a thin line for each run and a thick one for their mean, which is returned."""
-    colour, line, marker = look
-    mean = scale * table.groupby("step")[y].mean()
-    if table["run"].nunique() > 1:
-        for _, run in table.sort_values("step").groupby("run"):
-            pale = tint(colour, 0.4)
-            ax.plot(run["step"], scale * run[y], color=pale, ls=line, lw=0.7, zorder=1.5)
-    every = max(1, len(mean) // 8)
-    ax.plot(mean.index.to_numpy(), mean.to_numpy(), color=COLOURS[colour], ls=line, marker=marker,
-            lw=2.2, markevery=every, label=label)  # fmt: skip
-    return mean
 
 
 @style()
@@ -69,7 +53,7 @@ def player_curves(frame: Any) -> Figure:
     said = []
     for ax, (title, unit, scale, sign, drawn) in zip(axes[0], views, strict=True):
         for (name, label), look in zip(drawn, LOOKS, strict=False):
-            mean = _line(ax, table, name, look, label, scale)
+            mean = curve(ax, table, name, look, label, scale)
             a, b = (f"{x:.0f}%" if sign else f"{x:.2f}" for x in (mean.iloc[0], mean.iloc[-1]))
             said.append(f"{label} from {a} to {b}")
         top = 100 if sign else 1
@@ -110,7 +94,7 @@ def arm_curves(frame: Any) -> Figure:
     for ax, (title, unit, y, scale) in zip(axes.flat, views, strict=True):
         for arm, look in zip(arms, LOOKS, strict=False):
             here = table[table["arm"] == arm]
-            mean = _line(ax, here, y, look, arm, scale)
+            mean = curve(ax, here, y, look, arm, scale)
             a, b = mean.iloc[0], mean.iloc[-1]
             said.append(f"{title}, {arm}, {seeds(here)}: from {a:.3g} to {b:.3g}.")
         ax.set(title=title, ylabel=unit)

@@ -1,4 +1,4 @@
-"""Drawn schemes: where methods stand, what they do, and two formulas of PPO as pictures.
+"""Drawn schemes: what SFT and ReFT do, and two formulas of PPO as pictures.
 
 The schemes hold no data. The pictures of formulas are computed by the library's own functions,
 so that they show what training does.
@@ -69,60 +69,6 @@ def arrow(ax: Axes, a: Point, b: Point) -> None:
             shrinkA=0, shrinkB=0,
         )
     )  # fmt: skip
-
-
-@style()
-def taxonomy() -> Figure:
-    """Draw the map of fine-tuning: three signals to learn from, and what stands across them."""
-    fig, ax = canvas(7.2, 4.75)
-    box(ax, (3.6, 4.42), (4.4, 0.5), "Fine-tuning", "go on training a pretrained model")
-    columns = {
-        "Unsupervised": (1.25, "#999999", "learns from bare text"),
-        "Supervised": (3.6, "sft", "learns from given answers"),
-        "Reinforcement": (5.95, "reft", "learns from a reward"),
-    }
-    for name, (x, colour, signal) in columns.items():
-        arrow(ax, (3.6 + 0.5 * (x - 3.6), 4.17), (x, 3.87))
-        panel(ax, (x - 1.13, 0.85), (2.26, 3.01), colour)
-        box(ax, (x, 3.58), (2.26, 0.56), name, signal, tint(colour, 0.4))
-    kinds = [
-        (1.25, 2.78, "Self-supervised", "masked: fill in the gaps\nautoregressive: next token"),
-        (1.25, 1.98, "Adversarial", "one network against another"),
-        (3.6, 2.83, "SFT on chains of thought", "question → reasoning, answer"),
-        (3.6, 2.18, "Instruction tuning", "request → reply, many tasks"),
-        (5.95, 2.83, "RLHF", "learnt from preferences"),
-        (5.95, 2.18, "RFT with graders", "a program or model scores"),
-    ]
-    for x, y, head, body in kinds:
-        box(ax, (x, y), (2.14, 0.76 if "\n" in body else 0.54), head, body)
-    ax.add_patch(
-        FancyBboxPatch(
-            (2.5, 0.93), 4.55, 0.86, boxstyle="round,pad=0,rounding_size=0.08",
-            facecolor="white", edgecolor=COLOURS["ink"], linewidth=2.2,
-        )
-    )  # fmt: skip
-    ax.text(4.775, 1.65, "ReFT", ha="center", va="center", weight="bold", size=10.5)
-    edge = COLOURS["ink"]
-    box(ax, (3.6, 1.25), (2.0, 0.52), "1  Warm-up", "SFT, a few epochs", tint("warm-up"), edge)
-    box(
-        ax, (5.95, 1.25), (2.0, 0.52), "2  PPO", "reward: is the answer right?",
-        COLOURS["reft"], edge, "#FFFFFF",
-    )  # fmt: skip
-    arrow(ax, (4.6, 1.25), (4.95, 1.25))
-    box(
-        ax, (3.6, 0.42), (6.96, 0.56), "Domain adaptation",
-        "a goal, not a signal: reached by any of them, from unlabelled or few labelled data",
-        edge=edge, line="--",
-    )  # fmt: skip
-    return finish(
-        fig,
-        "Map of fine-tuning in three columns. Unsupervised, learning from bare text: "
-        "self-supervised (masked and autoregressive) and adversarial. Supervised, learning from "
-        "given answers: SFT on chains of thought, instruction tuning. Reinforcement, learning "
-        "from a reward: RLHF, RFT with graders. ReFT spans two columns: its warm-up is "
-        "supervised, its second phase, PPO, is reinforcement. Domain adaptation lies across all "
-        "three, with unlabelled or few labelled data.",
-    )
 
 
 @style()
@@ -210,8 +156,9 @@ def clip_objective(eps: float = 0.2) -> Figure:
     fig = Figure(figsize=(7.2, 4.4), layout="constrained")
     panels = fig.subplots(2, 2, sharex=True, sharey="row")
     ratios = np.linspace(1 - 2.5 * eps, 1 + 2.5 * eps, 201)
+    tokens = torch.from_numpy(ratios)
     for column, (sign, name) in enumerate(((1.0, "right"), (-1.0, "wrong"))):
-        objective, slope = _surrogate(ratios, sign, eps)
+        objective, slope = (found.numpy() for found in clipped_objective(tokens, sign, eps))
         flat = ratios[slope == 0]
         title = "Advantage +1: raise this token" if sign > 0 else "Advantage −1: lower this token"
         panels[0, column].plot(
@@ -243,18 +190,35 @@ def clip_objective(eps: float = 0.2) -> Figure:
     )
 
 
-def _surrogate(ratios: np.ndarray, sign: float, eps: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the objective (minus the loss) and its slope at each ratio, for advantage ``sign``."""
-    mask, objective, slope = torch.ones(1, 1, dtype=torch.bool), [], []
-    for r in ratios:
-        ratio = torch.tensor([[r]], dtype=torch.float64, requires_grad=True)
-        old, gain = torch.zeros_like(ratio), torch.full_like(ratio, sign)
-        loss, _ = losses.policy_loss(ratio.log(), old, gain, mask, eps)
-        loss.backward()
-        assert ratio.grad is not None
-        objective.append(-loss.item())
-        slope.append(-ratio.grad.item())
-    return np.array(objective), np.array(slope)
+def clipped_objective(
+    ratios: torch.Tensor, advantage: float, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return PPO's objective for single tokens, minus the loss, and its slope by the ratio.
+
+    It is :func:`reft_lib.losses.policy_loss` of one token at a time. The slope by the token's
+    log-probability is the slope by the ratio times the ratio.
+
+    Parameters
+    ----------
+    ratios : (N,) float
+        New probability of each token, divided by the old one.
+    advantage : float
+    eps : float
+        Half-width of the band in which the ratio may move.
+
+    Returns
+    -------
+    objective, slope : (N,) float
+    """
+    mask, tokens = torch.ones(1, 1, dtype=torch.bool), ratios.clone().requires_grad_()
+    found = []
+    for ratio in tokens:
+        new = ratio.log()[None, None]
+        gain = torch.full_like(new, advantage)
+        found.append(-losses.policy_loss(new, torch.zeros_like(new), gain, mask, eps)[0])
+    objective = torch.stack(found)
+    (slope,) = torch.autograd.grad(objective.sum(), tokens)
+    return objective.detach(), slope
 
 
 @style()

@@ -21,7 +21,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from reft_lib.errors import UserError
-from reft_lib.pages import PAPER, Html
+from reft_lib.pages import PAPER, Html, sized
 from reft_lib.style import describe, to_bytes
 
 STATIC_VARIABLE = "REFT_STATIC_WIDGETS"
@@ -107,7 +107,7 @@ def explore(
         A cell's last line shows it. Too many states for a page, or no value for a knob, is said in
         one line in its place.
     """
-    live = not os.environ.get(STATIC_VARIABLE) if live is None else live
+    live = is_live() if live is None else live
     try:
         for name, knob in knobs.items():
             if not knob.values or not 0 <= knob.start < len(knob.values):
@@ -118,6 +118,11 @@ def explore(
         return _live(draw, caption, knobs) if live else _static(draw, caption, knobs)
     except UserError as error:
         return complaint(str(error))
+
+
+def is_live() -> bool:
+    """Tell whether a kernel stays behind what is shown: always, except while the book is built."""
+    return not os.environ.get(STATIC_VARIABLE)
 
 
 def complaint(message: str) -> Explorer:
@@ -157,7 +162,7 @@ def image(fig: Figure) -> str:
     """Return a figure as an HTML image, for a draw function that puts more beside it."""
     alt = html.escape(describe(fig))
     # class and look keep the theme from dimming and framing the picture in dark mode
-    look = f"{_size(fig)};padding:0;background:#fff"
+    look = f"{sized(fig)};padding:0;background:#fff"
     picture = f'<img class="dark-light" alt="{alt}" src=\'{data_uri(fig)}\' style="{look}">'
     return f'<div style="{SCROLLS}">{picture}</div>'
 
@@ -177,11 +182,6 @@ def shortened(svg: str) -> str:
     svg = re.sub(r' id="[A-Za-z0-9.]+_\d+"| transform="rotate\(-0 [^"]*"', "", svg)
     svg = re.sub(r"\d+\.\d{3,}", lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), svg)
     return re.sub(r"\s*\n\s*", " ", svg).replace("> <", "><").strip()
-
-
-def _size(fig: Figure) -> str:
-    width = round(96 * fig.get_figwidth())
-    return f"width:{width}px;max-width:100%;min-width:{min(width, 560)}px;height:auto"
 
 
 def _controls(knobs: dict[str, Knob], live: bool) -> dict[str, Any]:

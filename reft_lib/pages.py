@@ -43,14 +43,20 @@ def show(fig: Figure, caption: str = "") -> Html:
     caption : str
         Text below the picture.
     """
-    alt, width = describe(fig), round(96 * fig.get_figwidth())
+    alt = describe(fig)
     source = base64.b64encode(to_bytes(fig)).decode()
     image = (
         f'<img alt="{html.escape(alt)}" src="data:image/svg+xml;base64,{source}" '
-        f'style="width:{width}px;max-width:100%;min-width:{min(width, 560)}px;height:auto">'
+        f'style="{sized(fig)}">'
     )
     below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
     return Html(f'<figure style="margin:0;overflow-x:auto;{PAPER}">{image}{below}</figure>', alt)
+
+
+def sized(fig: Figure) -> str:
+    """Return the CSS that gives a figure its own width, and a readable one on a phone."""
+    width = round(96 * fig.get_figwidth())
+    return f"width:{width}px;max-width:100%;min-width:{min(width, 560)}px;height:auto"
 
 
 CELL = "padding:.35em .5em;border:1px solid #bbb;vertical-align:top;text-align:left;"

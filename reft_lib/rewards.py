@@ -115,9 +115,9 @@ class AnswerReward:
             If there are not as many examples as responses.
         """
         answers = read_answers(responses, examples, self.fmt)
-        return [self._grade(a, e.answer) for a, e in zip(answers, examples, strict=True)]
+        return [self.grade(a, e.answer) for a, e in zip(answers, examples, strict=True)]
 
-    def _grade(self, answer: str | None, gold: str) -> Graded:
+    def grade(self, answer: str | None, gold: str) -> Graded:
         """Grade one extracted answer."""
         if answer is None:
             return Graded(0.0, None, False)

@@ -1,15 +1,11 @@
-"""The map of fine-tuning as links: what each kind learns from, and the chapter that teaches it.
-
-:func:`reft_lib.diagrams.taxonomy` draws the same map as a picture.
-"""
+"""The map of fine-tuning as links: what each kind learns from, and the chapter that teaches it."""
 
 from __future__ import annotations
 
 import html
-import os
 from typing import NamedTuple
 
-from reft_lib.explorer import STATIC_VARIABLE
+from reft_lib.explorer import is_live
 from reft_lib.pages import PAPER, Html
 from reft_lib.style import tint
 
@@ -107,7 +103,7 @@ def chapter_map(ending: str | None = None) -> Html:
         Three columns of links, ReFT across two of them; as text, the same as lines.
     """
     if ending is None:
-        ending = ".html" if os.environ.get(STATIC_VARIABLE) else ".ipynb"
+        ending = ".ipynb" if is_live() else ".html"
     parts, lines = [], []
     for name, (signal, colour) in SIGNALS.items():
         head = f"<strong>{name}</strong> {signal}"

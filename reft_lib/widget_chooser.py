@@ -13,7 +13,7 @@ from typing import NamedTuple
 from reft_lib import scoreboard, study
 from reft_lib.compare import RUNS
 from reft_lib.errors import UserError
-from reft_lib.explorer import Explorer, Knob, explore
+from reft_lib.explorer import Explorer, Knob, explore, is_live
 from reft_lib.pages import PAPER, Html
 from reft_lib.scoreboard import NEEDS, ROWS, Row
 from reft_lib.widget_logs import notes
@@ -109,7 +109,7 @@ def method_chooser(runs: str | Path | None = None, live: bool | None = None) -> 
         As in :func:`reft_lib.explorer.explore`.
     """
     found, damaged = figures(Path(runs or RUNS))
-    suffix = "ipynb" if live else "html"
+    suffix = "ipynb" if (is_live() if live is None else live) else "html"
 
     def draw(solutions: str, **there: str) -> Html:
         have = Have(solutions, **{name: value == "yes" for name, value in there.items()})

@@ -24,7 +24,7 @@ from reft_lib.pages import PAPER, Html
 from reft_lib.plots import panels
 from reft_lib.rlhf_plots import GOLD, PROXY
 from reft_lib.style import COLOURS, describe, finish, signed, style, tint
-from reft_lib.widget_logs import notes, place, readable, thinned
+from reft_lib.widget_logs import course, notes, place, readable, thinned
 
 ITSELF = "gold itself"
 """Name of the policies that were trained on the gold reward."""
@@ -79,9 +79,9 @@ def courses(where: Path) -> tuple[Any, list[str]]:
     Returns
     -------
     table : DataFrame
-        A row for each step: ``name`` (``beta 0.05``, or ``ITSELF``), ``seed``, ``step``, ``kl``
-        (nats a response), and ``proxy`` and ``gold``, changes since the first step in standard
-        deviations.
+        A row for each step: ``name`` (``beta 0.05``, or ``ITSELF``), ``run``, ``seed``, ``step``,
+        ``kl`` (nats a response), and ``proxy`` and ``gold``, changes since the first step in
+        standard deviations.
     left_out : list of str
         Damaged lines and unfinished runs, by name.
 
@@ -110,7 +110,7 @@ def courses(where: Path) -> tuple[Any, list[str]]:
                 "proxy": one["proxy"] - one["proxy"].iloc[0],
                 "gold": (one["gold"] - one["gold"].iloc[0]) / spread,
             }
-            parts.append(one[["seed", "step", "kl"]].assign(**moved))
+            parts.append(one[["run", "seed", "step", "kl"]].assign(**moved))
     if not parts:
         raise UserError("; ".join([f"{where.name}: not yet run", *left_out]))
     return pd.concat(parts, ignore_index=True), left_out
@@ -200,7 +200,10 @@ def _figure(table: Any, name: str, step: float) -> Figure:
     fig, axes = panels(7.2, 3.5, 2)
     place(fig, left=0.085, right=0.97, bottom=0.14, top=0.92, wspace=0.2)
     left, right = axes[0]
-    now = {c: _course(left, mine, c, step) for c in ("proxy", "gold")}
+    now = {
+        column: course(left, mine, column, step, look, column)
+        for column, look in (("proxy", PROXY), ("gold", GOLD))
+    }
     kl = _gold_by_kl(right, table, name, step)
     low, high = table[["proxy", "gold"]].min().min(), table[["proxy", "gold"]].max().max()
     room = 0.06 * (high - low)
@@ -219,20 +222,6 @@ def _figure(table: Any, name: str, step: float) -> Figure:
         f"{'1 seed' if count == 1 else f'mean of {count} seeds'}: proxy {signed(now['proxy'], 2)}, "
         f"gold {signed(now['gold'], 2)} standard deviations, KL {kl:.1f} nats.",
     )
-
-
-def _course(ax: Axes, rows: Any, column: str, step: float) -> float:
-    """Draw a reward up to a step, and pale what follows; returns its mean there."""
-    colour, line, marker = PROXY if column == "proxy" else GOLD
-    mean = rows.groupby("step")[column].mean()
-    ax.plot(mean.index, mean, color=tint("grey", 0.35), ls=line, lw=1)
-    if rows["seed"].nunique() > 1:
-        for _, run in rows[rows["step"] <= step].groupby("seed"):
-            ax.plot(run["step"], run[column], color=tint(colour, 0.4), ls=line, lw=0.7)
-    done = mean[mean.index <= step]
-    ax.plot(done.index, done, color=COLOURS[colour], ls=line, label=column)
-    ax.plot(done.index[-1:], done[-1:], marker, color=COLOURS[colour], mec=COLOURS["ink"], ms=7)
-    return float(done.iloc[-1])
 
 
 def _gold_by_kl(ax: Axes, table: Any, name: str, step: float) -> float:

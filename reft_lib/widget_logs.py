@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import html
+import math
 import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reft_lib import runlog
 from reft_lib.errors import UserError
+from reft_lib.style import COLOURS, tint
 
 
 def readable(
@@ -78,6 +81,42 @@ def place(fig: Figure, **room: float) -> None:
     """Fix the panels of a figure, in parts of its size, so that they stay as a slider moves."""
     fig.set_layout_engine(None)  # "none" would keep the old one's refusal to be adjusted
     fig.subplots_adjust(**room)
+
+
+def course(
+    ax: Axes, rows: Any, column: str, step: float, look: tuple[str, str, str], label: str
+) -> float:
+    """Draw a column of run logs up to a step, and pale what follows; returns its mean there.
+
+    The thick line is the mean over runs, thin ones are single runs, where there are several.
+
+    Parameters
+    ----------
+    ax : Axes
+    rows : DataFrame
+        With columns ``run``, ``step`` and the named one.
+    column : str
+    step : float
+    look : (str, str, str)
+        Colour's name, line and marker.
+    label : str
+        Of the mean, for a legend.
+
+    Returns
+    -------
+    float
+        NaN if there is no row so early.
+    """
+    colour, line, marker = look
+    mean = rows.groupby("step")[column].mean()
+    done = mean[mean.index <= step]
+    ax.plot(mean.index, mean, color=tint("grey", 0.35), ls=line, lw=1)
+    if rows["run"].nunique() > 1:
+        for _, run in rows[rows["step"] <= step].sort_values("step").groupby("run"):
+            ax.plot(run["step"], run[column], color=tint(colour, 0.45), ls=line, lw=0.7)
+    ax.plot(done.index, done, color=COLOURS[colour], ls=line, label=label)
+    ax.plot(done.index[-1:], done[-1:], marker, color=COLOURS[colour], mec=COLOURS["ink"], ms=7)
+    return float(done.iloc[-1]) if len(done) else math.nan
 
 
 def thinned(values: Sequence[Any], most: int) -> tuple[Any, ...]:

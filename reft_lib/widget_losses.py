@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from matplotlib.figure import Figure
 
-from reft_lib import losses
+from reft_lib.diagrams import clipped_objective
 from reft_lib.errors import UserError
 from reft_lib.explorer import Explorer, Knob, explore
 from reft_lib.plots import panels
@@ -56,7 +56,8 @@ def clip_figure(sign: str = next(iter(SIGNS)), clip: float = 0.2) -> Figure:
     if sign not in SIGNS or not 0 < clip < 1:
         raise UserError(f"clip {clip:g} and sign {sign!r}; wanted 0 to 1 and one of {list(SIGNS)}")
     advantage = SIGNS[sign]
-    objective, pull = clipped_objective(RATIOS, advantage, clip)
+    objective, slope = clipped_objective(RATIOS, advantage, clip)
+    pull = slope * RATIOS
     fig, axes = panels(7.2, 3.1, 2)
     left, right = axes[0]
     left.plot(RATIOS, advantage * RATIOS, color=COLOURS["grey"], ls=":", label="without clip")
@@ -76,25 +77,3 @@ def clip_figure(sign: str = next(iter(SIGNS)), clip: float = 0.2) -> Figure:
         f"the ratio. It is flat, and its gradient zero, where the ratio is {way} {edge:g}; "
         "everywhere else it follows the line without clip.",
     )
-
-
-def clipped_objective(
-    ratios: torch.Tensor, advantage: float, clip: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the objective of single tokens, and its gradient by their log-probabilities, (N,).
-
-    It is :func:`reft_lib.losses.policy_loss` of one token at a time, with its sign turned.
-    """
-    logp = ratios.log().unsqueeze(1).requires_grad_()
-    one = torch.ones(1, 1, dtype=torch.bool)
-    found = torch.stack(
-        [
-            -losses.policy_loss(
-                row[None], torch.zeros_like(row)[None], torch.full_like(row, advantage)[None],
-                one, clip,
-            )[0]
-            for row in logp
-        ]
-    )  # fmt: skip
-    (pull,) = torch.autograd.grad(found.sum(), logp)
-    return found.detach(), pull.squeeze(1)

@@ -7,12 +7,12 @@ questions of its run, which are a sample and no selection.
 from __future__ import annotations
 
 import html
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reft_lib import data
@@ -22,7 +22,7 @@ from reft_lib.explorer import Explorer, Knob, complaint, explore, image
 from reft_lib.pages import CELL, PAPER, TEXT, Html
 from reft_lib.plots import panels, seeds
 from reft_lib.style import COLOURS, FORMATS, SIGNS, describe, finish, style, tint
-from reft_lib.widget_logs import notes, place, readable, thinned
+from reft_lib.widget_logs import course, notes, place, readable, thinned
 
 ASKED = 5
 """How many questions are shown."""
@@ -150,13 +150,13 @@ def curves_up_to(rows: Any, step: float) -> Figure:
     place(fig, left=0.085, right=0.99, bottom=0.115, top=0.935, wspace=0.22, hspace=0.38)
     said = []
     for ax, (column, title, unit, spec) in zip(axes.flat, VIEWS, strict=True):
-        now = _course(ax, train, column, step, "reft", "samples")
+        now = course(ax, train, column, step, ("reft", "-", "o"), "samples")
         if column == "accuracy":
-            known = _course(ax, held, column, step, "right", "validation")
-            if known is not None:
+            known = course(ax, held, column, step, ("right", "--", "^"), "validation")
+            if not math.isnan(known):
                 said.append(f"validation accuracy {spec.format(known)}")
             ax.legend(loc="upper left", ncols=2, handlelength=1.6)
-        if now is not None:
+        if not math.isnan(now):
             name = title if title[1].isupper() else title[0].lower() + title[1:]
             said.append(f"{name} {spec.format(now)} ({unit})")
             title = f"{title}: {spec.format(now)}"
@@ -170,20 +170,6 @@ def curves_up_to(rows: Any, step: float) -> Figure:
     return finish(
         fig, f"ReFT in {fmt} after step {step:g} of {last}, {seeds(train)}: {'; '.join(said)}."
     )
-
-
-def _course(ax: Axes, rows: Any, column: str, step: float, look: str, label: str) -> float | None:
-    """Draw a column up to a step, and pale what follows; returns its mean there, if any."""
-    mean, line = rows.groupby("step")[column].mean(), {"reft": "-", "right": "--"}[look]
-    done = mean[mean.index <= step]
-    ax.plot(mean.index, mean, color=tint("grey", 0.35), ls=line, lw=1)
-    if rows["run"].nunique() > 1:
-        for _, run in rows[rows["step"] <= step].sort_values("step").groupby("run"):
-            ax.plot(run["step"], run[column], color=tint(look, 0.5), ls=line, lw=0.7)
-    marker = {"reft": "o", "right": "^"}[look]
-    ax.plot(done.index, done, color=COLOURS[look], ls=line, label=label)
-    ax.plot(done.index[-1:], done[-1:], marker, color=COLOURS[look], mec=COLOURS["ink"], ms=7)
-    return float(done.iloc[-1]) if len(done) else None
 
 
 def answers_at(rows: Any, asked: Sequence[Any], step: float) -> tuple[str, str]:

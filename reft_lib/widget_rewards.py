@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,7 +19,7 @@ from reft_lib.answers import (
 from reft_lib.config import Format
 from reft_lib.data import Example
 from reft_lib.errors import UserError
-from reft_lib.explorer import STATIC_VARIABLE, Explorer, Knob, complaint, explore
+from reft_lib.explorer import Explorer, Knob, complaint, explore, is_live
 from reft_lib.pages import CELL, TEXT, Html
 from reft_lib.rewards import AnswerReward, Graded, read_answers
 from reft_lib.sandbox import Outcome, run_programs
@@ -141,7 +140,7 @@ def reward_lab(
         "partial": Knob("reward of a wrong number", PARTIALS, start=1, step=0.05),
         "tol": Knob("tolerance", TOLERANCES, start=1, step=0.01),
     }
-    live = not os.environ.get(STATIC_VARIABLE) if live is None else live
+    live = is_live() if live is None else live
     if live:
         knobs |= {
             "text": Knob("or type one", ("",), lines=5),
@@ -198,7 +197,7 @@ def judge(answer: Answer, partial: float, tol: float) -> Judged:
     stated = stated_many([answer.text], answer.fmt, run)[0]
     read = read_answers([answer.text], [example], answer.fmt, run)[0]
     error = _outcome(PROGRAM_SEED + answer.text).error if answer.fmt == "pcot" else None
-    return Judged(stated, reward._grade(read, example.answer), error)
+    return Judged(stated, reward.grade(read, example.answer), error)
 
 
 def answer_html(answer: Answer, partial: float, tol: float) -> Html:

@@ -97,7 +97,6 @@ TOKENS = ["Question", ":", "\n", "He", " has", " 4", "2", ".", "<|end|>"]
 CARD = {"loss_curve": [[0, 6.9], [50, 3.0], [99, 1.25]], "config": {"vocab": 1024}}
 
 FIGURES: dict[str, Callable[[], Figure]] = {
-    "taxonomy": diagrams.taxonomy,
     "processes": diagrams.processes,
     "processes with numbers": lambda: diagrams.processes(2, 10),
     "clip_objective": diagrams.clip_objective,
@@ -220,7 +219,6 @@ def test_alternative_texts_hold_the_numbers(drawn: dict[str, Figure]) -> None:
         "loss_mask": ["36 tokens", "12 are read", "24 are shaded"],
         "token_lens": ["log-probability: from -2 at Question to 0 at <|end|>, sum -18"],
         "processes with numbers": ["for 10 epochs", "for 2 epochs"],
-        "taxonomy": ["ReFT spans two columns"],
     }
     for name, parts in expected.items():
         alt = style.describe(drawn[name])

@@ -6,16 +6,18 @@ import pytest
 import torch
 
 from reft_lib import explorer, widget_losses, widgets
+from reft_lib.diagrams import clipped_objective
 from reft_lib.errors import UserError
 from reft_lib.style import describe
-from reft_lib.widget_losses import SIGNS, clip_figure, clipped_objective
+from reft_lib.widget_losses import SIGNS, clip_figure
 
 
 @pytest.mark.parametrize("advantage", [1.0, -1.0])
 @pytest.mark.parametrize("clip", [0.05, 0.2, 0.5])
 def test_objective_and_gradient_by_the_formula(advantage, clip):
     ratios = torch.tensor([0.3, 0.7, 0.94, 1.0, 1.04, 1.3, 1.9], dtype=torch.float64)
-    objective, pull = clipped_objective(ratios, advantage, clip)
+    objective, slope = clipped_objective(ratios, advantage, clip)
+    pull = slope * ratios
     for r, value, slope in zip(ratios.tolist(), objective.tolist(), pull.tolist(), strict=True):
         bounded = min(max(r, 1 - clip), 1 + clip)
         assert value == pytest.approx(min(r * advantage, bounded * advantage))
