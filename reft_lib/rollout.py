@@ -20,6 +20,7 @@ from torch import Tensor
 from reft_lib import losses, models, prompts
 from reft_lib.config import Format
 from reft_lib.data import Example
+from reft_lib.decode import CachedDecoder, choose
 from reft_lib.errors import UserError
 from reft_lib.value import ValueHead
 
@@ -87,8 +88,12 @@ def sample(
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
     samples_per_prompt: int = 1,
+    uniforms: Tensor | None = None,
 ) -> Rollout:
     """Sample responses from the whole distribution: no top-k, no top-p.
+
+    Every token is chosen by a random number of its own. What a row says therefore depends on its
+    prompt and its numbers alone, not on the rows beside it or on the process that samples it.
 
     Parameters
     ----------
@@ -106,6 +111,8 @@ def sample(
         Source of randomness, on the model's device.
     samples_per_prompt : int
         k; row i * k + j is sample j of prompt i. A prompt is read once, whatever k.
+    uniforms : float32 Tensor (B, max_new_tokens), optional
+        Numbers in [0, 1) that choose the tokens; drawn from ``generator`` unless given.
 
     Returns
     -------
@@ -128,57 +135,34 @@ def sample(
             f"the model's context of {limit}; shorten the question or lower max_new_tokens"
         )
     k = samples_per_prompt
-    out = model(
-        input_ids=prompt,
-        attention_mask=prompt_mask,
-        position_ids=positions(prompt_mask),
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    cache, logits = out.past_key_values, out.logits[:, -1].repeat_interleave(k, dim=0)
-    if k > 1:
-        cache.batch_repeat_interleave(k)
+    decoder = CachedDecoder(model)
+    logits = decoder.read(prompt, prompt_mask, k)
     prompt, prompt_mask = (x.repeat_interleave(k, dim=0) for x in (prompt, prompt_mask))
     rows = len(prompt)
+    if uniforms is None and temperature:
+        uniforms = torch.rand(rows, max_new_tokens, generator=generator, device=device)
     tokens = torch.full((rows, max_new_tokens), eos, device=device)
     logprobs = torch.zeros(rows, max_new_tokens, device=device)
     mask = torch.zeros(rows, max_new_tokens, dtype=torch.bool, device=device)
-    alive = torch.arange(rows, device=device)  # rows that the cache holds
+    alive = torch.arange(rows, device=device)  # rows that the decoder holds
     running = torch.ones(rows, dtype=torch.bool, device=device)  # which of them have not ended
-    seen, position = prompt_mask, prompt_mask.sum(dim=1, keepdim=True)
     for t in range(max_new_tokens):
-        chosen = _choose(logits, temperature, generator)
+        numbers = None if uniforms is None else uniforms[alive, t]
+        chosen, logp = choose(logits, temperature, numbers)
         going = alive[running]
         tokens[going, t] = chosen[running]
-        logprobs[going, t] = losses.token_logprobs(logits / (temperature or 1.0), chosen)[running]
+        logprobs[going, t] = logp[running]
         mask[going, t] = True
         running = running & (chosen != eos)
         if not running.any() or t + 1 == max_new_tokens:
             break
         if running.float().mean() < 0.75:  # drop ended rows: they would cost as much as others
             keep = running.nonzero().squeeze(1)
-            cache.batch_select_indices(keep)
+            decoder.keep(keep)
             alive, chosen, running = alive[keep], chosen[keep], running[keep]
-            seen, position = seen[keep], position[keep]
-        seen = torch.cat([seen, seen.new_ones(len(seen), 1)], dim=1)
-        out = model(
-            input_ids=chosen[:, None],
-            attention_mask=seen,
-            position_ids=position,
-            past_key_values=cache,
-            use_cache=True,
-        )
-        logits, position = out.logits[:, -1], position + 1
+        logits = decoder.step(chosen)
     width = t + 1
     return _assemble(tokenizer, prompt, prompt_mask, tokens[:, :width], mask[:, :width], logprobs)
-
-
-def _choose(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
-    """Draw one token for each row of logits (B, V)."""
-    if temperature == 0:
-        return logits.argmax(dim=-1)
-    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
-    return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
 
 
 def _assemble(
@@ -243,14 +227,16 @@ def score(
     Returns
     -------
     logprobs : float32 Tensor (B, R)
-        Of the tokens in the response columns, at temperature 1; meaningless under padding.
+        Of the tokens in the response columns, at temperature 1; 0 under padding.
     values : float32 Tensor (B, R) or None
         The value head's estimate before each response token; None without a head.
     """
     hidden = last_hidden(model, batch.sequences, batch.attention_mask, batch.position_ids)
     hidden = hidden[:, batch.prompt_width - 1 : -1]  # (B, R, H)
-    logits = model.get_output_embeddings()(hidden)
-    logp = losses.token_logprobs(logits, batch.responses)
+    mask = batch.response_mask
+    logits = model.get_output_embeddings()(hidden[mask])  # (N, V): none for padding
+    logp = torch.zeros(mask.shape, device=mask.device)
+    logp[mask] = losses.token_logprobs(logits, batch.responses[mask])
     return logp, None if head is None else head(hidden)
 
 

@@ -71,6 +71,7 @@ FLOW = [
     "loop",
     "resume",
     # sampling, rewarding, and the loops
+    "decode",
     "rollout",
     "rewards",
     "grader_template",

@@ -150,6 +150,26 @@ def test_same_seed_same_samples_and_order_of_k(new_model, tokenizer):
     assert one.texts[0] != one.texts[1]
 
 
+def test_a_row_depends_on_its_prompt_and_its_numbers_alone(new_model, tokenizer):
+    """Not on its neighbours, on their number, or on who else has ended: half a batch is half."""
+    model = force_eos(new_model(), tokenizer, 3.0)
+    prompts = RAGGED * 4
+    numbers = torch.rand(len(prompts), 20, generator=torch.Generator().manual_seed(1))
+    whole = rollout.sample(model, tokenizer, prompts, 20, uniforms=numbers)
+    for part in (slice(0, None, 2), slice(1, None, 2), slice(7, 8)):
+        alone = rollout.sample(model, tokenizer, prompts[part], 20, uniforms=numbers[part])
+        assert alone.texts == whole.texts[part]
+        width = alone.response_mask.shape[1]
+        torch.testing.assert_close(alone.logprobs, whole.logprobs[part, :width])
+
+
+def test_a_generator_draws_the_numbers(new_model, tokenizer):
+    model, new = new_model(), 12
+    numbers = torch.rand(len(RAGGED), new, generator=torch.Generator().manual_seed(3))
+    given = rollout.sample(model, tokenizer, RAGGED, new, uniforms=numbers)
+    assert given.texts == sampled(model, tokenizer, seed=3, new=new).texts
+
+
 def test_prompt_beyond_the_context_is_named(new_model, tokenizer):
     with pytest.raises(UserError, match="7 tokens.*max_new_tokens=30.*context of 32"):
         rollout.sample(new_model(context=32), tokenizer, RAGGED, 30)
