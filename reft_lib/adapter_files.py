@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from reft_lib import fused
 from reft_lib.errors import UserError
 from reft_lib.lora import adapter_parameters, flags_kept, seeded
 
@@ -93,7 +94,7 @@ def load_adapter(
                 with flags_kept(model):
                     model.load_adapter(str(folder), **options)
             else:
-                model = PeftModel.from_pretrained(model, str(folder), **options)
+                model = fused.fuse(PeftModel.from_pretrained(model, str(folder), **options))
         with safe_open(folder / WEIGHTS_FILE, framework="pt") as opened:
             saved = set(opened.keys())
         have = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from reft_lib import fused
 from reft_lib.config import LoraSettings
 from reft_lib.errors import NumericalError, UserError
 
@@ -77,7 +78,7 @@ def add_adapter(model: Any, settings: LoraSettings, seed: int = 0, name: str = "
     try:
         with seeded(seed):
             if not second:
-                return get_peft_model(model, config, adapter_name=name)
+                return fused.fuse(get_peft_model(model, config, adapter_name=name))
             with flags_kept(model):
                 model.add_adapter(name, config)
         if not adapter_parameters(model, name):  # older peft lets a second one pass

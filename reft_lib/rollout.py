@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reft_lib import losses, models, prompts
+from reft_lib import llama_decode, losses, models, prompts
 from reft_lib.config import Format
 from reft_lib.data import Example
-from reft_lib.decode import CachedDecoder, choose
+from reft_lib.decode import choose
 from reft_lib.errors import UserError
 from reft_lib.value import ValueHead
 
@@ -135,7 +135,7 @@ def sample(
             f"the model's context of {limit}; shorten the question or lower max_new_tokens"
         )
     k = samples_per_prompt
-    decoder = CachedDecoder(model)
+    decoder = llama_decode.decoder(model, max_new_tokens)
     logits = decoder.read(prompt, prompt_mask, k)
     prompt, prompt_mask = (x.repeat_interleave(k, dim=0) for x in (prompt, prompt_mask))
     rows = len(prompt)

@@ -245,7 +245,7 @@ def test_the_kl_is_zero_while_nothing_has_moved(new_model, tokenizer):
 def test_the_generator_learns_to_please_an_opponent_that_stands_still(new_model, tokenizer):
     policy = lora.add_adapter(new_model(), LORA)
     config = AdversarialConfig(
-        steps=15, batch_size=32, minibatches=1, head_start=0, lr=2e-2, discriminator_lr=1e-2,
+        steps=30, batch_size=32, minibatches=1, head_start=0, lr=2e-2, discriminator_lr=1e-2,
         reward="log-odds",
     )  # fmt: skip
     players = adversarial.begin(policy, tokenizer, config, LORA)

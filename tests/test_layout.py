@@ -56,6 +56,7 @@ FLOW = [
     "prompts",
     # networks
     "smollm2",
+    "fused",
     "models",
     "memory",
     "lora",
@@ -72,6 +73,7 @@ FLOW = [
     "resume",
     # sampling, rewarding, and the loops
     "decode",
+    "llama_decode",
     "rollout",
     "rewards",
     "grader_template",

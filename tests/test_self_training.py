@@ -226,7 +226,7 @@ def test_it_learns_what_is_right(new_model, tokenizer, examples):
             return [Graded(0.0, None, told and "o" in t) for t in texts]
 
         policy = lora.add_adapter(new_model(), LORA)
-        config = SelfTrainConfig(steps=9, batch_size=32, lr=1e-2)
+        config = SelfTrainConfig(steps=16, batch_size=32, lr=1e-2)
         two_tokens = SampleConfig(max_new_tokens=2)
         first, *_, last = self_training.online(
             policy, tokenizer, examples, "ncot", reward, config, two_tokens

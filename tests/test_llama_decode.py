@@ -1,0 +1,115 @@
+"""The fast decoder says what the plain one says: the same tokens from the same random numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from reft_lib import fused, llama_decode, lora, models, rollout
+from reft_lib.config import LoraSettings
+from reft_lib.decode import CachedDecoder
+from reft_lib.llama_decode import LlamaDecoder
+
+RAGGED = [[5, 6, 7, 8, 9, 10, 11], [12, 13], [14, 15, 16, 17]]
+
+
+def policy_of(model, std=0.1):
+    """Put an adapter on that does something."""
+    policy = lora.add_adapter(model, LoraSettings(rank=4, alpha=8))
+    torch.manual_seed(7)
+    for p in lora.trainable_parameters(policy):
+        torch.nn.init.normal_(p, std=std)
+    return policy
+
+
+def grouped(tokenizer, heads=4, groups=2, **more):
+    """Return a model whose heads share keys and values, as SmolLM2's do."""
+    torch.manual_seed(2)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=heads, num_key_value_heads=groups, max_position_embeddings=256,
+        tie_word_embeddings=True, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=None, initializer_range=0.2, **more,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval()
+
+
+def sampled(model, tokenizer, **options):
+    """Sample with a fixed seed."""
+    options = {"samples_per_prompt": 4, "generator": torch.Generator().manual_seed(0)} | options
+    return rollout.sample(model, tokenizer, RAGGED, 24, **options)
+
+
+def same(model, tokenizer, **options):
+    """Hold the fast decoder to the plain one; returns what it sampled."""
+    assert type(llama_decode.decoder(model, 4)) is LlamaDecoder
+    fast = sampled(model, tokenizer, **options)
+    options.pop("generator", None)
+    with fused.plain():
+        assert type(llama_decode.decoder(model, 4)) is CachedDecoder
+        slow = sampled(model, tokenizer, **options)
+    assert fast.texts == slow.texts
+    torch.testing.assert_close(fast.logprobs, slow.logprobs, rtol=1e-4, atol=1e-5)
+    assert torch.equal(fast.response_mask, slow.response_mask)
+    return fast
+
+
+def test_a_plain_model_and_rows_that_end_early(new_model, tokenizer):
+    model = new_model()
+    model.lm_head.bias = torch.nn.Parameter(torch.zeros(model.config.vocab_size))
+    with torch.no_grad():
+        model.lm_head.bias[tokenizer.eos_token_id] = 3.0
+    lengths = same(model, tokenizer, samples_per_prompt=30).lengths
+    assert lengths.min() < 4 and lengths.max() > 10  # rows were dropped on the way
+
+
+def test_an_adapter_is_merged_for_the_rollout_alone(new_model, tokenizer):
+    policy = policy_of(new_model())
+    before = {name: x.clone() for name, x in policy.state_dict().items()}
+    with_adapter = same(policy, tokenizer)
+    assert all(torch.equal(x, before[name]) for name, x in policy.state_dict().items())
+    with lora.reference(policy):
+        assert same(policy, tokenizer).texts != with_adapter.texts
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_heads_that_share_keys(tokenizer, groups):
+    same(policy_of(grouped(tokenizer, groups=groups)), tokenizer)
+
+
+def test_an_odd_head_size_and_another_base_of_rotation(tokenizer):
+    rope = {"rope_type": "default", "rope_theta": 500.0}
+    same(grouped(tokenizer, head_dim=12, rope_parameters=rope), tokenizer)
+
+
+def test_greedy(new_model, tokenizer):
+    same(new_model(), tokenizer, temperature=0.0, samples_per_prompt=1)
+
+
+@pytest.mark.skipif(not models.has_fast_bf16(), reason="autocast is off: no fast bf16")
+def test_bfloat16_stays_near_the_distribution_that_updates_see(tokenizer):
+    policy = policy_of(grouped(tokenizer), std=0.03)
+    with models.autocast("cpu"):
+        assert llama_decode.decoder(policy, 4).dtype == torch.bfloat16
+        roll = sampled(policy, tokenizer, samples_per_prompt=20)
+        logp, _ = rollout.score(policy, roll)
+    with fused.plain():
+        exact, _ = rollout.score(policy, roll)
+    mask = roll.response_mask
+    theirs = (logp - exact)[mask].pow(2).mean().sqrt()
+    ours = (roll.logprobs - exact)[mask].pow(2).mean().sqrt()
+    assert 0 < ours < 3 * theirs
+
+
+def test_other_models_are_left_to_transformers(tokenizer):
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=4, n_positions=64)
+    assert not llama_decode.suits(GPT2LMHeadModel(config))
+    scaled = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
+    for other in (
+        grouped(tokenizer, rope_parameters=scaled),
+        grouped(tokenizer, attention_bias=True),
+        policy_of(grouped(tokenizer).to(torch.bfloat16)),  # merging would round the adapter away
+    ):
+        assert not llama_decode.suits(other)
+        assert type(llama_decode.decoder(other, 4)) is CachedDecoder
