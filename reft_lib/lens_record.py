@@ -77,9 +77,10 @@ def watch(
         drawn = loop.draw(len(examples), config.batch_size, whole=True)
         batch = [examples[i] for i in drawn]
         prompt_ids = rollout.encode(tokenizer, batch, fmt, room)
-        sampled = rollout.sample(
-            policy, tokenizer, prompt_ids, sampling.max_new_tokens, generator=loop.generator
-        )
+        with models.autocast(policy.device, bf16):
+            sampled = rollout.sample(
+                policy, tokenizer, prompt_ids, sampling.max_new_tokens, generator=loop.generator
+            )
         graded = reward(sampled.texts, batch)
         with models.autocast(policy.device, bf16):
             seen = ppo.gather(policy, head, sampled, graded, config)

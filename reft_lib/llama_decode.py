@@ -48,10 +48,12 @@ def suits(model: Any) -> bool:
         and rope.get("rope_type", "default") == "default"
         and not (config.attention_bias or config.mlp_bias)
         and config.hidden_act == "silu"
-        and type(base.lm_head) is torch.nn.Linear
-        and not base.lm_head._forward_hooks
         and all(_adapters(layer) is not None for layer in _projections(base))
     )
+
+
+WIDE = 256
+"""From this width on, matrices are large enough for bfloat16 to save more than it costs."""
 
 
 @dataclass
@@ -69,8 +71,9 @@ class Block:
 class LlamaDecoder:
     """Decode with merged weights and a cache of fixed size; see :class:`reft_lib.decode.Decoder`.
 
-    Matrices are in bfloat16 inside :func:`reft_lib.models.autocast`, else in the weights' own
-    precision; norms, rotations and softmax are in float32.
+    Matrices of models that are ``WIDE`` or wider are in bfloat16 inside
+    :func:`reft_lib.models.autocast`, all others in the weights' own precision; norms, rotations and
+    softmax are in float32.
     """
 
     @torch.no_grad()
@@ -80,7 +83,9 @@ class LlamaDecoder:
         self.model, self.room, self.eps = model, room, config.rms_norm_eps
         self.heads, self.groups = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
-        self.dtype = dtype = fused.precision(base.lm_head.weight)
+        head = base.lm_head
+        wide = config.hidden_size >= WIDE
+        self.dtype = dtype = fused.precision(head.weight) if wide else head.weight.dtype
         self.blocks = []
         for layer in base.model.layers:
             attn, mlp = layer.self_attn, layer.mlp
@@ -97,8 +102,11 @@ class LlamaDecoder:
                 )
             )
         self.embedding = base.model.embed_tokens.weight
-        self.norm, self.head = base.model.norm.weight.float(), base.lm_head.weight.to(dtype)
-        self.bias = None if base.lm_head.bias is None else base.lm_head.bias.to(dtype)
+        self.norm, self.head = base.model.norm.weight.float(), head
+        if type(head) is torch.nn.Linear:
+            bias = None if head.bias is None else head.bias.to(dtype)
+            weight = head.weight.to(dtype)
+            self.head = lambda hidden: functional.linear(hidden, weight, bias)
         self.frequencies = base.model.rotary_emb.inv_freq.float()
 
     def read(self, prompt: Tensor, mask: Tensor, k: int) -> Tensor:
@@ -147,7 +155,7 @@ class LlamaDecoder:
             gate, up = (self._normed(x, block.before_mlp) @ block.gate_up.t()).chunk(2, dim=1)
             x = x + (functional.silu(gate).mul_(up)) @ block.down.t()
         self.width, self.position = end, self.position + 1
-        return functional.linear(self._normed(x, self.norm), self.head, self.bias)
+        return self.head(self._normed(x, self.norm))
 
     def keep(self, rows: Tensor) -> None:
         """See :class:`reft_lib.decode.Decoder`."""

@@ -81,7 +81,7 @@ def ppo(
     seed : int
         Seed of question order, sampling, value head.
     bf16 : bool
-        Run the matrix products of updates in bfloat16.
+        Run matrix products in bfloat16.
     loop : Loop, optional
         What :func:`begin` made, perhaps restored: training goes on from its step.
 
@@ -104,9 +104,10 @@ def ppo(
         started, loop.step = time.monotonic(), loop.step + 1
         batch = [examples[i] for i in loop.draw(len(examples), config.batch_size, whole=True)]
         prompt_ids = rollout.encode(tokenizer, batch, fmt, room)
-        sampled = rollout.sample(
-            policy, tokenizer, prompt_ids, sampling.max_new_tokens, generator=loop.generator
-        )
+        with models.autocast(policy.device, bf16):
+            sampled = rollout.sample(
+                policy, tokenizer, prompt_ids, sampling.max_new_tokens, generator=loop.generator
+            )
         graded = reward(sampled.texts, batch)
         with models.autocast(policy.device, bf16):
             experience = gather(policy, head, sampled, graded, config)

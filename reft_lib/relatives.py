@@ -43,7 +43,8 @@ class Experience:
     rollout: Rollout
     graded: list[Graded]
     old_logp: Tensor
-    """(B, R): log-probabilities in nats under the policy that sampled; 0 under padding."""
+    """(B, R): log-probabilities in nats under the policy that sampled; 0 under padding. Where
+    GRPO takes one step a batch its ratios are 1, and these are what sampling gave."""
     ref_logp: Tensor
     """(B, R): the same under the warm-up policy."""
     scores: Tensor
@@ -87,7 +88,7 @@ def train(
     seed : int
         Seed of question order and sampling.
     bf16 : bool
-        Run the matrix products of updates in bfloat16.
+        Run matrix products in bfloat16.
     loop : Loop, optional
         What :func:`begin` made, perhaps restored: training goes on from its step.
 
@@ -107,7 +108,7 @@ def train(
         started, loop.step = time.monotonic(), loop.step + 1
         batch = [examples[i] for i in loop.draw(len(examples), config.questions, whole=True)]
         sampled, graded = sample_groups(
-            policy, tokenizer, batch, fmt, reward, config.group_size, sampling, loop.generator
+            policy, tokenizer, batch, fmt, reward, config.group_size, sampling, loop.generator, bf16
         )
         with models.autocast(policy.device, bf16):
             experience = gather(policy, sampled, graded, config)
@@ -128,14 +129,16 @@ def sample_groups(
     group_size: int,
     sampling: SampleConfig,
     generator: torch.Generator,
+    bf16: bool = False,
 ) -> tuple[Rollout, list[Graded]]:
     """Sample ``group_size`` responses to each question, side by side, and grade them."""
     room = models.context_length(policy) - sampling.max_new_tokens
     prompt_ids = rollout.encode(tokenizer, batch, fmt, room)
-    sampled = rollout.sample(
-        policy, tokenizer, prompt_ids, sampling.max_new_tokens,
-        generator=generator, samples_per_prompt=group_size,
-    )  # fmt: skip
+    with models.autocast(policy.device, bf16):
+        sampled = rollout.sample(
+            policy, tokenizer, prompt_ids, sampling.max_new_tokens,
+            generator=generator, samples_per_prompt=group_size,
+        )  # fmt: skip
     return sampled, reward(sampled.texts, [e for e in batch for _ in range(group_size)])
 
 
@@ -150,9 +153,12 @@ def gather(
         for rows in minibatch_rows.split(config.micro_batch):
             part = rollout.minibatch(sampled, rows)
             r = part.response_mask.shape[1]
-            old_logp[rows, :r], _ = rollout.score(policy, part)
+            if not _one_step(config):
+                old_logp[rows, :r], _ = rollout.score(policy, part)
             with lora.reference(policy):
                 ref_logp[rows, :r], _ = rollout.score(policy, part)
+    if _one_step(config):
+        old_logp = sampled.logprobs.clone()
     for x in (old_logp, ref_logp):
         x.mul_(mask)  # what was read under padding means nothing
     scores = torch.tensor([g.reward for g in graded], device=mask.device)
@@ -165,6 +171,11 @@ def gather(
     else:
         advantages = relative_losses.batch_advantages(scores)
     return Experience(sampled, graded, old_logp, ref_logp, scores, advantages)
+
+
+def _one_step(config: RelativesConfig) -> bool:
+    """Return whether GRPO sees its samples once, so that their ratios need not be read before."""
+    return config.kind == "grpo" and config.update_epochs * config.minibatches == 1
 
 
 def backward(
@@ -191,6 +202,8 @@ def backward(
         mask = part.response_mask
         logp, _ = rollout.score(policy, part)
         old_logp = experience.old_logp[some, : mask.shape[1]]
+        if _one_step(config):
+            old_logp = logp.detach()  # to the bit, which another reading of them would not be
         advantages, share = experience.advantages[some], len(some) / len(rows)
         if config.kind == "grpo":
             ref_logp = experience.ref_logp[some, : mask.shape[1]]

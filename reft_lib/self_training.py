@@ -192,9 +192,10 @@ def online(
         started, loop.step = time.monotonic(), loop.step + 1
         batch = [examples[i] for i in loop.draw(len(examples), config.batch_size, whole=True)]
         prompt_ids = rollout.encode(tokenizer, batch, fmt, context - sampling.max_new_tokens)
-        sampled = rollout.sample(
-            policy, tokenizer, prompt_ids, sampling.max_new_tokens, generator=loop.generator
-        )
+        with models.autocast(policy.device, bf16):
+            sampled = rollout.sample(
+                policy, tokenizer, prompt_ids, sampling.max_new_tokens, generator=loop.generator
+            )
         graded = reward(sampled.texts, batch)
         own = right_pairs(sampled, prompt_ids, graded)
         annotated = sft.encode(tokenizer, batch, fmt, context)

@@ -88,7 +88,8 @@ def test_greedy(new_model, tokenizer):
 
 
 @pytest.mark.skipif(not models.has_fast_bf16(), reason="autocast is off: no fast bf16")
-def test_bfloat16_stays_near_the_distribution_that_updates_see(tokenizer):
+def test_bfloat16_stays_near_the_distribution_that_updates_see(tokenizer, monkeypatch):
+    monkeypatch.setattr(llama_decode, "WIDE", 32)
     policy = policy_of(grouped(tokenizer), std=0.03)
     with models.autocast("cpu"):
         assert llama_decode.decoder(policy, 4).dtype == torch.bfloat16
