@@ -20,7 +20,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(shell pwd))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help book test lint browser notebooks clean distclean
+.PHONY: help book test lint bench browser notebooks clean distclean
 .DEFAULT_GOAL := help
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make test       every check and every test"
 	@echo ""
 	@echo "make lint       ruff and mypy alone"
+	@echo "make bench      measure speed and memory beside trl; records in data/runs/speed"
 	@echo "make browser    test the built book in Chromium; pictures of its pages: _build/screenshots"
 	@echo "make notebooks  execute the chapters again and store their outputs in book/"
 	@echo "make clean      remove what was built and the caches (the environment stays)"
@@ -58,6 +59,9 @@ lint: $(STAMP)
 	@$(PY) -m ruff format --check .
 	@echo "== mypy"
 	@$(PY) -m mypy
+
+bench: $(STAMP)
+	@$(PY) -m reft_lib bench
 
 browser: $(STAMP)
 	@test -f _build/html/index.html || { echo "stop: no built book; run make book" >&2; exit 1; }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reft_lib import cli, problems, studies, study
+from reft_lib import cli, commands, problems, studies, study
 from reft_lib.cli import COMMANDS, main
 from reft_lib.config import PRESETS
 from reft_lib.errors import NumericalError, UserError
@@ -172,7 +172,7 @@ def test_what_goes_wrong_in_a_run_is_one_line(error, status, said, monkeypatch, 
     def fail(self):
         raise error
 
-    monkeypatch.setattr(cli.MakeProblems, "run", fail)
+    monkeypatch.setattr(commands.MakeProblems, "run", fail)
     assert main(["make-problems"]) == status
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and err.startswith(said)

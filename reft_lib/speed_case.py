@@ -1,0 +1,145 @@
+"""The work of the benchmark: its size, its model, its prompts, and how it is timed.
+
+Responses have to be uneven in length, and equally so for all engines. The model's own would depend
+on its training. Here its head gives the end-of-sequence token the same probability at every step,
+1 / mean length, so that lengths are geometric whatever samples them, cut at ``most``.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reft_lib import data, lora, models
+from reft_lib.config import LoraSettings
+from reft_lib.data import Example
+
+LORA = LoraSettings(rank=16, alpha=32)
+
+
+@dataclass(frozen=True)
+class Case:
+    """How much work a measurement is."""
+
+    model: str = "nano"
+    rows: int = 64
+    """Responses side by side."""
+    prompt: int = 64
+    """Tokens of a prompt, all but the format's own words."""
+    mean: int = 32
+    """Mean length of responses in tokens."""
+    most: int = 128
+    """Responses are cut here."""
+    group: int = 8
+    """Whole steps: responses to the same prompt."""
+    bf16: bool = True
+    device: str = "auto"
+
+
+class EvenEnding(nn.Linear):
+    """A head whose end-of-sequence token has the same probability wherever it stands."""
+
+    eos: int
+    odds: float
+    """Logarithm of the probability of ending over that of going on."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return logits (..., V) in float32."""
+        logits = super().forward(hidden).float()
+        others = logits.clone()
+        others[..., self.eos] = -torch.inf
+        ends = torch.logsumexp(others, dim=-1, keepdim=True) + self.odds
+        return torch.cat([logits[..., : self.eos], ends, logits[..., self.eos + 1 :]], dim=-1)
+
+
+class Gate:
+    """Opens when the parent process asks for a piece of work, and times it."""
+
+    def __init__(self, pipe: Any) -> None:
+        self.pipe, self.began = pipe, 0.0
+
+    def wait(self) -> bool:
+        """Wait until asked; false when nothing more is wanted."""
+        wanted = bool(self.pipe.recv())
+        self.began = time.perf_counter()
+        return wanted
+
+    def done(self, tokens: int, flops: float = 0.0) -> None:
+        """Tell how long it took, how much it was, and this process's memory."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - self.began
+        found = {"seconds": seconds, "tokens": tokens, "flops": flops}
+        self.pipe.send({**found, "peak_mb": peak_memory(), "held_mb": held_memory()})
+
+
+def peak_memory() -> float:
+    """Return the most memory in MB (10^6 bytes) that this process has held, on a GPU if it has one.
+
+    Shared libraries count; Python with torch and transformers alone is some hundred MB.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e6
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e6
+
+
+def held_memory() -> float:
+    """Return the memory in MB that this process holds now; 0 where the system does not tell."""
+    if torch.cuda.is_available():
+        return torch.cuda.memory_allocated() / 1e6
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def update_flops(policy: Any, tokens: int, responses: int) -> float:
+    """Return the operations that one reading with gradient must do, attention left out.
+
+    A frozen weight multiplies each token forwards and each gradient backwards, an adapter's also
+    each token by each gradient; the head sees response tokens alone. A product and a sum are two.
+    """
+    base = policy.get_base_model()
+    adapter = sum(p.numel() for p in lora.trainable_parameters(policy))
+    head, embedding = base.lm_head.weight.numel(), base.get_input_embeddings().weight.numel()
+    tied = base.lm_head.weight is base.get_input_embeddings().weight
+    frozen = sum(p.numel() for p in policy.parameters()) - adapter - embedding
+    frozen -= 0 if tied else head
+    return 4.0 * frozen * tokens + 6.0 * adapter * tokens + 4.0 * head * responses
+
+
+def policy_of(case: Case) -> tuple[Any, Any]:
+    """Return the policy with an adapter that is not zero and an even ending, and its tokenizer."""
+    model, tokenizer = models.load(case.model, "float32")
+    model.lm_head.__class__ = EvenEnding
+    model.lm_head.eos, model.lm_head.odds = tokenizer.eos_token_id, -math.log(case.mean - 1)
+    policy = lora.add_adapter(model.to(models.pick_device(case.device)), LORA)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in lora.trainable_parameters(policy):
+            p.add_(0.01 * torch.randn(p.shape, generator=generator).to(p.device))
+    return policy, tokenizer
+
+
+def questions(case: Case, tokenizer: Any) -> list[Example]:
+    """Return ``rows`` different questions, cut or joined to the wanted number of tokens."""
+    source = [e.question for e in data.load("embedded", "train")]
+    found = []
+    for i in range(case.rows):
+        ids: list[int] = []
+        while len(ids) < case.prompt:
+            ids += tokenizer(source[(i + 7 * len(ids)) % len(source)])["input_ids"]
+        text = tokenizer.decode(ids[: case.prompt], skip_special_tokens=True)
+        found.append(Example(id=str(i), question=text, answer="1"))
+    return found

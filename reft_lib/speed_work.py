@@ -1,0 +1,191 @@
+"""What the benchmark measures, each in a process of its own: rollouts, updates, whole steps.
+
+An engine is a function that prepares everything and then does the same piece of work whenever the
+gate opens. Engines of one kind do the same work: the same model and adapter, prompts, number of
+responses, distribution of their lengths, precision.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from reft_lib import fused, losses, models, prompts, relatives, rollout
+from reft_lib.config import SampleConfig
+from reft_lib.method_settings import RelativesConfig
+from reft_lib.rewards import Graded
+from reft_lib.speed_case import Case, Gate, policy_of, questions, update_flops
+
+
+def _rollout(sample: Callable[..., int]) -> Callable[[Case, Gate], None]:
+    """Make an engine of a function that samples once and returns the tokens it sampled."""
+
+    def engine(case: Case, gate: Gate) -> None:
+        policy, tokenizer = policy_of(case)
+        ids = rollout.encode(tokenizer, questions(case, tokenizer), "ncot")
+        seed = 0
+        while gate.wait():
+            seed += 1
+            with torch.no_grad(), models.autocast(policy.device, case.bf16):
+                tokens = sample(policy, tokenizer, ids, case, seed)
+            gate.done(tokens)
+
+    return engine
+
+
+def _generate(policy: Any, tokenizer: Any, ids: Any, case: Case, seed: int, **more: Any) -> int:
+    """Sample with transformers' ``generate``."""
+    tokens, mask = rollout.pad_left(ids, tokenizer.eos_token_id, policy.device)
+    torch.manual_seed(seed)
+    out = policy.generate(
+        input_ids=tokens, attention_mask=mask, max_new_tokens=case.most, do_sample=True,
+        top_k=0, top_p=1.0, temperature=1.0, pad_token_id=tokenizer.eos_token_id, **more,
+    )[:, tokens.shape[1] :]  # fmt: skip
+    ended = (out == tokenizer.eos_token_id).cumsum(dim=1)
+    return int((ended - (out == tokenizer.eos_token_id).int() < 1).sum())
+
+
+def _ours(policy: Any, tokenizer: Any, ids: Any, case: Case, seed: int) -> int:
+    """Sample with :func:`reft_lib.rollout.sample`."""
+    generator = torch.Generator(policy.device).manual_seed(seed)
+    sampled = rollout.sample(policy, tokenizer, ids, case.most, generator=generator)
+    return int(sampled.lengths.sum())
+
+
+def _plainly(*given: Any) -> int:
+    """The same, with peft's layers and transformers' cache."""
+    with fused.plain():
+        return _ours(*given)
+
+
+def _static(*given: Any) -> int:
+    """Let ``generate`` use a static cache, which it compiles into CUDA graphs on a GPU."""
+    return _generate(*given, cache_implementation="static")
+
+
+def _update(case: Case, gate: Gate) -> None:
+    """Read sampled responses again and add up the gradient, as an update of PPO or GRPO does."""
+    policy, tokenizer = policy_of(case)
+    ids = rollout.encode(tokenizer, questions(case, tokenizer), "ncot")
+    generator = torch.Generator(policy.device).manual_seed(0)
+    sampled = rollout.sample(policy, tokenizer, ids, case.most, generator=generator)
+    order = sampled.attention_mask.sum(dim=1).argsort(stable=True)
+    tokens = int(sampled.attention_mask.sum())
+    flops = update_flops(policy, tokens, int(sampled.lengths.sum()))
+    while gate.wait():
+        policy.zero_grad()
+        for rows in order.split(32):
+            part = rollout.minibatch(sampled, rows)
+            with models.autocast(policy.device, case.bf16):
+                logp, _ = rollout.score(policy, part)
+                loss = -losses.masked_mean(logp, part.response_mask)
+            loss.backward()
+        gate.done(tokens, flops)
+
+
+def _update_plainly(case: Case, gate: Gate) -> None:
+    """The same, with peft's layers and transformers' attention."""
+    with fused.plain():
+        _update(case, gate)
+
+
+def _reward(texts: list[str]) -> list[float]:
+    """Grade for next to nothing: half of the responses are worth something."""
+    return [float(len(text) % 2) for text in texts]
+
+
+def _step(case: Case, gate: Gate) -> None:
+    """Take whole steps of :func:`reft_lib.relatives.train`, kind GRPO."""
+    policy, tokenizer = policy_of(case)
+    config = RelativesConfig("grpo", case.group, 10**9, case.rows, lr=1e-6, beta=0.04)
+    seen: list[int] = []
+
+    def reward(texts: Any, batch: Any) -> list[Graded]:
+        return [Graded(r, None, r > 0) for r in _reward(texts)]
+
+    asked = questions(case, tokenizer)
+    steps: Iterator[Any] = relatives.train(
+        policy, tokenizer, asked, "ncot", reward, config, SampleConfig(case.most), bf16=case.bf16
+    )
+    while gate.wait():
+        metrics = next(steps)
+        seen.append(round(metrics["length"] * case.rows))
+        gate.done(seen[-1])
+
+
+def _step_plainly(case: Case, gate: Gate) -> None:
+    """The same, with peft's layers, transformers' attention and its cache."""
+    with fused.plain():
+        _step(case, gate)
+
+
+def _step_trl(case: Case, gate: Gate) -> None:
+    """Take whole steps of trl's GRPOTrainer: one update a batch, the same loss, no logging."""
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    class Asked(TrainerCallback):
+        """Begins each step when the gate opens."""
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            if not gate.wait():
+                raise SystemExit
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            gate.done(counted.pop())
+
+    counted: list[int] = []
+
+    def reward(completions: Any, completion_ids: Any, **columns: Any) -> list[float]:
+        counted.append(sum(len(ids) for ids in completion_ids))
+        return _reward(completions)
+
+    policy, tokenizer = policy_of(case)
+    asked = [{"prompt": prompts.prompt(e, "ncot")} for e in questions(case, tokenizer)]
+    on_cpu = policy.device.type == "cpu"
+    with tempfile.TemporaryDirectory() as folder:
+        config = GRPOConfig(
+            folder, per_device_train_batch_size=case.rows, num_generations=case.group,
+            max_completion_length=case.most, max_steps=10**6, beta=0.04, epsilon=0.2,
+            loss_type="grpo", learning_rate=1e-6, bf16=case.bf16 and models.has_fast_bf16(),
+            use_cpu=on_cpu, report_to=[], save_strategy="no", logging_strategy="no",
+            disable_tqdm=True, gradient_checkpointing=False, temperature=1.0, seed=0,
+        )  # fmt: skip
+        GRPOTrainer(
+            policy, reward, config, Dataset.from_list(asked), processing_class=tokenizer,
+            callbacks=[Asked()],
+        ).train()  # fmt: skip
+
+
+ENGINES: dict[str, dict[str, Callable[[Case, Gate], None]]] = {
+    "rollout": {
+        "generate": _rollout(_generate),
+        "plain": _rollout(_plainly),
+        "reft_lib": _rollout(_ours),
+    },
+    "update": {"plain": _update_plainly, "reft_lib": _update},
+    "step": {"trl": _step_trl, "plain": _step_plainly, "reft_lib": _step},
+}
+"""By kind of work and name; the last of each is what the library uses."""
+ON_GPU = {"generate, static": _rollout(_static)}
+"""More engines of rollouts, where there is a GPU."""
+
+
+def serve(pipe: Any, kind: str, name: str, case: Case) -> None:
+    """Run an engine in this process until its pipe says no more; errors are sent as text."""
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    try:
+        (ENGINES[kind] | ON_GPU)[name](case, Gate(pipe))
+    except (SystemExit, EOFError):
+        pass
+    except Exception as error:  # whatever it is, the parent must not wait for ever
+        pipe.send({"error": f"{type(error).__name__}: {error}"})

@@ -1,0 +1,164 @@
+"""The benchmark: equal work for all engines, counted operations, readable records."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from reft_lib import cli, fused, lora, rollout, speed, speed_case, speed_work
+from reft_lib.config import LoraSettings
+from reft_lib.errors import UserError
+from reft_lib.speed_case import Case, EvenEnding, update_flops
+
+SMALL = Case(rows=4, prompt=12, mean=5, most=10, group=2)
+
+
+def even(head, eos, mean):
+    """Give a head the even ending."""
+    head.__class__, head.eos, head.odds = EvenEnding, eos, -math.log(mean - 1)
+    return head
+
+
+def test_the_end_is_as_probable_everywhere_and_the_rest_keeps_its_proportions():
+    torch.manual_seed(0)
+    head = torch.nn.Linear(6, 9, bias=False)
+    x = 3 * torch.randn(50, 6)
+    before = head(x).softmax(-1)
+    after = even(head, 4, mean=8)(x).softmax(-1)
+    torch.testing.assert_close(after[:, 4], torch.full((50,), 1 / 8))
+    rest = [i for i in range(9) if i != 4]
+    torch.testing.assert_close(
+        after[:, rest] / (7 / 8), before[:, rest] / before[:, rest].sum(-1, keepdim=True)
+    )
+
+
+def test_lengths_are_geometric_with_the_wanted_mean(new_model, tokenizer):
+    model = new_model()
+    even(model.lm_head, tokenizer.eos_token_id, mean=6)
+    lengths = rollout.sample(
+        model, tokenizer, [[5, 6, 7]], 100, generator=torch.Generator().manual_seed(0),
+        samples_per_prompt=2000,
+    ).lengths.float()  # fmt: skip
+    assert lengths.mean() == pytest.approx(6, abs=4 * math.sqrt(30 / 2000))  # variance m (m - 1)
+    assert (lengths == 1).float().mean() == pytest.approx(1 / 6, abs=0.035)
+
+
+def test_operations_are_those_that_pytorch_counts(new_model, tokenizer):
+    """Both directions of a whole reading, but for attention, which is small here, and left out."""
+    policy = lora.add_adapter(new_model(), LoraSettings(rank=4, alpha=8))
+    ids = [[5, 6, 7, 8], [9, 10, 11, 12]]
+    roll = rollout.sample(policy, tokenizer, ids, 6, generator=torch.Generator().manual_seed(0))
+    with fused.plain(), FlopCounterMode(display=False) as counter:
+        logp, _ = rollout.score(policy, roll)
+        logp.sum().backward()
+    counted = sum(
+        n for op, n in counter.get_flop_counts()["Global"].items() if "attention" not in str(op)
+    )
+    tokens, responses = roll.sequences.numel(), int(roll.lengths.sum())
+    found = update_flops(policy, tokens, responses)
+    # The first of two layers gets its input from the embedding, which needs no gradient: six
+    # products fewer of 32 by 32 and of its adapters. Norms are no products.
+    fewer = tokens * 2 * 3 * (32 * 32 + 4 * 32)
+    assert found - fewer == pytest.approx(counted, rel=0.01)
+
+
+def record(kind, tokens, seconds, flops=0.0, **changes):
+    """A record as :func:`speed.measure` makes it, of one engine beside another half as fast."""
+    ours = {"tokens": tokens, "seconds": seconds, "held_mb": [1.0], "flops": flops, "peak_mb": 9.0}
+    slow = {**ours, "seconds": [2 * s for s in seconds]}
+    return {
+        "kind": kind,
+        "case": dataclasses.asdict(dataclasses.replace(SMALL, **changes)),
+        "device": {},
+        "limits": {"bfloat16": 1000.0, "float32": 100.0, "bytes": 1.0},
+        "engines": {"trl": slow, "reft_lib": ours},
+    }
+
+
+def test_the_table_by_hand():
+    frame = speed.table([record("step", [10, 20, 60], [1.0, 2.0, 3.0], flops=500.0)])
+    ours = frame[frame["engine"] == "reft_lib"].iloc[0]
+    assert (ours["tokens_per_second"], ours["low"], ours["high"]) == (10, 10, 20)
+    assert ours["ratio"] == 2 and ours["share"] == 0.25  # 500 / 2 s of 1000 a second
+    text = speed.as_text([record("step", [10, 20, 60], [1.0, 2.0, 3.0], flops=500.0)])
+    assert "10 (10 to 20)" in text and "25%" in text and "2.00" in text
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_growth_is_the_exponent(power):
+    sizes = [100, 200, 400, 1600]
+    records = [record("step", [n], [0.001 * n**power]) for n in sizes]
+    assert speed.growth(records) == pytest.approx(power)
+    with pytest.raises(UserError, match="two sizes"):
+        speed.growth(records[:1])
+
+
+def test_records_are_kept_and_damaged_ones_named(tmp_path, monkeypatch):
+    made = []
+
+    def measure(kind, case, rounds, engines):
+        made.append((kind, case.rows))
+        return record(kind, [10], [1.0], rows=case.rows)
+
+    monkeypatch.setattr(speed, "measure", measure)
+    assert len(speed.bench(("nano",), ("step",), out=tmp_path)) == 5
+    assert made == [("step", rows) for rows in (16, 32, 64, 128, 256)]
+    (tmp_path / "step-nano-32-64-32.json").unlink()
+    speed.bench(("nano",), ("step",), out=tmp_path)
+    assert made[5:] == [("step", 32)]
+    (tmp_path / "step-nano-16-64-32.json").write_text("{}")
+    with pytest.raises(UserError, match=r"step-nano-16-64-32\.json: no record"):
+        speed.read(tmp_path)
+    with pytest.raises(UserError, match="not yet run"):
+        speed.read(tmp_path / "nowhere")
+
+
+def test_a_measurement_end_to_end_and_errors_by_name():
+    found = speed.measure("rollout", SMALL, 2, ("reft_lib",))
+    one = found["engines"]["reft_lib"]
+    assert len(one["seconds"]) == len(one["tokens"]) == 2 and min(one["seconds"]) > 0
+    assert all(4 <= n <= 40 for n in one["tokens"]) and one["peak_mb"] > 100
+    assert found["limits"]["float32"] > 1e8 and found["limits"]["bytes"] > 1e7
+    json.dumps(found)
+    broken = dataclasses.replace(SMALL, model="no-such-model/at-all")
+    with pytest.raises(UserError, match="update, plain: UserError: no-such-model/at-all"):
+        speed.measure("update", broken, 1, ("plain",))
+
+
+@pytest.mark.usefixtures("small_world")
+def test_all_engines_do_the_same_work():
+    """In this process, with gates that open twice: as many tokens from the same prompts."""
+
+    class Twice(speed_case.Gate):
+        def __init__(self):
+            super().__init__(None)
+            self.counts = []
+
+        def wait(self):
+            return len(self.counts) < 2
+
+        def done(self, tokens, flops=0.0):
+            self.counts.append((tokens, flops))
+
+    counts = {}
+    for kind, engines in speed_work.ENGINES.items():
+        for name, engine in engines.items():
+            if name in ("trl", "generate"):
+                continue
+            gate = Twice()
+            engine(dataclasses.replace(SMALL, model="nano", bf16=False), gate)
+            counts[kind, name] = gate.counts
+    for kind in speed_work.ENGINES:
+        assert counts[kind, "plain"] == counts[kind, "reft_lib"], kind
+
+
+def test_bad_options_are_one_line(capsys):
+    assert cli.main(["bench", "--rounds", "0"]) == 2
+    assert "--rounds is 0" in capsys.readouterr().err
+    assert cli.main(["bench", "--kinds", "walk"]) == 2
+    assert "unknown kind 'walk'" in capsys.readouterr().err
