@@ -20,6 +20,7 @@ import tyro
 
 from reft_lib.config import Format, PretrainConfig, RunConfig, preset
 from reft_lib.errors import NumericalError, UserError
+from reft_lib.handover_command import Handover
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,7 @@ COMMANDS: dict[str, Any] = {
     "compare": Compare,
     "reproduce": Reproduce,
     "study": Study,
+    "handover": Handover,
     "table": Table,
     "pretrain-nano": PretrainNano,
     "pretrain-encoder": PretrainEncoder,
@@ -226,7 +228,7 @@ def parse(args: list[str]) -> Any:
     if name not in COMMANDS:
         raise UserError(f"unknown command {name!r}; there are: {', '.join(COMMANDS)}")
     default: Any = tyro.MISSING_NONPROP
-    if name in ("compare", "reproduce"):
+    if name in ("compare", "reproduce", "handover"):
         finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         finder.add_argument("--preset", nargs="?", default="nano", const="nano")
         chosen = finder.parse_known_args(rest)[0].preset
