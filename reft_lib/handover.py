@@ -31,7 +31,8 @@ from reft_lib.errors import UserError
 from reft_lib.rewards import AnswerReward, Graded, RewardFn
 
 FIELDS = ("id", "question", "answer", "meta")
-"""What of an example a reward may read, each as text; annotations stay at home."""
+"""What of an example a reward may read, each as text: all but the annotations. Of an embedded
+problem ``meta`` lists the valid solutions; a trainer shows a policy the prompt alone."""
 
 
 def fields(example: Example) -> dict[str, str]:
