@@ -307,10 +307,17 @@ def test_reward_func_as_openrlhf_calls_it(tokenizer, asked):
             assert found["extra_logs"] == {"accuracy": float(worth == 1)}
 
 
+def test_the_end_token_is_no_part_of_a_program(tokenizer, examples):
+    row = handover_ray.openrlhf_rows(examples, "pcot", **handover_ray.marks(tokenizer))[0]
+    query = row["input"] + "\n    return 12 + 5" + tokenizer.eos_token
+    found = handover_ray.reward_func([query], [row["input"]], [row["label"]])
+    assert found["rewards"].tolist() == [1.0]
+
+
 def test_reward_func_grades_a_batch_and_the_response_alone(asked):
     """A response that repeats its prompt is read from the first one on."""
     rows = handover_ray.openrlhf_rows(asked[:2], "ncot", partial=0.3)
-    said = [f"{rows[0]['input']}Therefore, the answer is: 17", "Therefore, the answer is: 8"]
+    said = [f"Therefore, the answer is: 17\n{rows[0]['input']}", "Therefore, the answer is: 8"]
     found = handover_ray.reward_func(
         [row["input"] + text for row, text in zip(rows, said, strict=True)],
         [row["input"] for row in rows],
