@@ -28,7 +28,7 @@ MODELS = {
 
 
 @dataclass(frozen=True)
-class Step:
+class Plan:
     """One step of reinforcement learning with LoRA."""
 
     shape: Shape
@@ -72,17 +72,17 @@ class Step:
         return self.shape.vocab * self.shape.hidden
 
 
-def attention(step: Step, tokens: int, before: int = 0) -> int:
+def attention(plan: Plan, tokens: int, before: int = 0) -> int:
     """Return the operations of attention for some tokens of one row, in all layers.
 
     The token at place t (from 1) multiplies its query with t keys, and t weights with t values:
     4 h t operations in a layer.
     """
     places = sum(range(before + 1, before + tokens + 1))
-    return 4 * step.shape.layers * step.shape.hidden * places
+    return 4 * plan.shape.layers * plan.shape.hidden * places
 
 
-def operations(step: Step) -> dict[str, float]:
+def operations(plan: Plan) -> dict[str, float]:
     """Return the operations of each phase of a step, on all GPUs together.
 
     With LoRA a forward pass takes 2 operations a weight and token, adapter included; a backward
@@ -94,53 +94,53 @@ def operations(step: Step) -> dict[str, float]:
     dict
         ``read``, ``decode``, ``score`` (policy and reference), ``update``.
     """
-    adapter, tokens = step.shape.adapter(step.rank), step.prompt + step.response
-    per_token, per_logit = 2 * (step.blocks + adapter), 2 * step.head
-    whole = attention(step, tokens)
-    later = step.response - 1  # the first response token comes with the reading of the prompt
-    forward = tokens * per_token + whole + step.response * per_logit
+    adapter, tokens = plan.shape.adapter(plan.rank), plan.prompt + plan.response
+    per_token, per_logit = 2 * (plan.blocks + adapter), 2 * plan.head
+    whole = attention(plan, tokens)
+    later = plan.response - 1  # the first response token comes with the reading of the prompt
+    forward = tokens * per_token + whole + plan.response * per_logit
     # the reference runs without the adapter
     reference = forward - tokens * 2 * adapter
     backward = forward + tokens * 2 * adapter + whole
-    again = forward - step.response * per_logit if step.checkpointing else 0
+    again = forward - plan.response * per_logit if plan.checkpointing else 0
     return {
         "read": float(
-            step.rows * (step.prompt * per_token + attention(step, step.prompt) + per_logit)
+            plan.rows * (plan.prompt * per_token + attention(plan, plan.prompt) + per_logit)
         ),
         "decode": float(
-            step.rows * (later * (per_token + per_logit) + attention(step, later, step.prompt))
+            plan.rows * (later * (per_token + per_logit) + attention(plan, later, plan.prompt))
         ),
-        "score": float(step.rows * (forward + reference)),
-        "update": float(step.rows * step.epochs * (forward + backward + again)),
+        "score": float(plan.rows * (forward + reference)),
+        "update": float(plan.rows * plan.epochs * (forward + backward + again)),
     }
 
 
-def decoded_bytes(step: Step) -> float:
+def decoded_bytes(plan: Plan) -> float:
     """Return the bytes that decoding must read from one GPU's memory.
 
     For each of the R - 1 later tokens: its share of the weights once for all of its rows, and of
     the keys and values of all tokens before.
     """
-    size, later = BYTES[step.weights], step.response - 1
-    weights = size * (step.blocks + step.head) + 4 * step.shape.adapter(step.rank)
-    rows = step.rows // (step.gpus // step.split)
-    places = sum(range(step.prompt, step.prompt + later))
-    cache = 2 * size * step.shape.layers * step.shape.kv * rows * places
-    return (later * weights + cache) / step.split
+    size, later = BYTES[plan.weights], plan.response - 1
+    weights = size * (plan.blocks + plan.head) + 4 * plan.shape.adapter(plan.rank)
+    rows = plan.rows // (plan.gpus // plan.split)
+    places = sum(range(plan.prompt, plan.prompt + later))
+    cache = 2 * size * plan.shape.layers * plan.shape.kv * rows * places
+    return (later * weights + cache) / plan.split
 
 
-def gathered_bytes(step: Step) -> float:
+def gathered_bytes(plan: Plan) -> float:
     """Return the bytes of weights that one GPU receives from others, for scoring and update.
 
     Where a copy is spread (FSDP), every pass over a micro-batch first gathers the other GPUs' part:
     twice in scoring (policy, reference), twice in each epoch of the update (forward, backward).
     """
-    passes = math.ceil(step.rows / (step.gpus * step.micro)) * (2 + 2 * step.epochs)
-    others = (step.split - 1) / step.split
-    return passes * others * BYTES[step.weights] * step.shape.parameters
+    passes = math.ceil(plan.rows / (plan.gpus * plan.micro)) * (2 + 2 * plan.epochs)
+    others = (plan.split - 1) / plan.split
+    return passes * others * BYTES[plan.weights] * plan.shape.parameters
 
 
-def memory(step: Step) -> dict[str, float]:
+def memory(plan: Plan) -> dict[str, float]:
     """Return the bytes on one GPU; sampling and update do not coincide.
 
     Returns
@@ -154,21 +154,21 @@ def memory(step: Step) -> dict[str, float]:
     A spread copy needs one layer's weights at a time besides its own part; they are counted with
     the weights. With checkpointing a layer keeps its input alone, and one layer at a time the rest.
     """
-    shape, size = step.shape, BYTES[step.weights]
-    tokens = step.micro * (step.prompt + step.response)
-    rows = step.rows // (step.gpus // step.split)
-    activations = kept_bytes(shape, tokens, step.rank, step.weights)
-    if step.checkpointing:
+    shape, size = plan.shape, BYTES[plan.weights]
+    tokens = plan.micro * (plan.prompt + plan.response)
+    rows = plan.rows // (plan.gpus // plan.split)
+    activations = kept_bytes(shape, tokens, plan.rank, plan.weights)
+    if plan.checkpointing:
         inputs = size * tokens * shape.layers * shape.hidden
         activations = inputs + activations / shape.layers
-    gathered = 0.0 if step.split == 1 else size * step.blocks / shape.layers
+    gathered = 0.0 if plan.split == 1 else size * plan.blocks / shape.layers
     found = {
-        "weights": size * shape.parameters / step.split + gathered,
-        "adapter": 16.0 * shape.adapter(step.rank),
-        "cache": 2.0 * size * shape.layers * shape.kv * (step.prompt + step.response) * rows
-        / step.split,
+        "weights": size * shape.parameters / plan.split + gathered,
+        "adapter": 16.0 * shape.adapter(plan.rank),
+        "cache": 2.0 * size * shape.layers * shape.kv * (plan.prompt + plan.response) * rows
+        / plan.split,
         "activations": activations,
-        "logits": step.micro * step.response * shape.vocab * (2.0 * size + 8.0),
+        "logits": plan.micro * plan.response * shape.vocab * (2.0 * size + 8.0),
     }  # fmt: skip
     fixed = found["weights"] + found["adapter"]
     found["total"] = fixed + max(found["cache"], found["activations"] + found["logits"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reft_lib.cost import Step, decoded_bytes, gathered_bytes, operations
+from reft_lib.cost import Plan, decoded_bytes, gathered_bytes, operations
 from reft_lib.errors import UserError
 
 
@@ -39,13 +39,13 @@ SHARE_BANDWIDTH = 0.6
 
 
 def seconds(
-    step: Step, gpu: Gpu = H100, flops: float = SHARE_FLOPS, bandwidth: float = SHARE_BANDWIDTH
+    plan: Plan, gpu: Gpu = H100, flops: float = SHARE_FLOPS, bandwidth: float = SHARE_BANDWIDTH
 ) -> dict[str, float]:
     """Return the seconds of each phase, the larger of its limits.
 
     Parameters
     ----------
-    step : Step
+    plan : Plan
     gpu : Gpu
     flops, bandwidth : float
         Shares, above 0 and at most 1, of the GPU's peaks that are reached; with 1 the result
@@ -63,10 +63,10 @@ def seconds(
     """
     if not (0 < flops <= 1 and 0 < bandwidth <= 1):
         raise UserError(f"shares are {flops} and {bandwidth}; they must be above 0 and at most 1")
-    found = {phase: n / (step.gpus * gpu.flops * flops) for phase, n in operations(step).items()}
-    found["decode"] = max(found["decode"], decoded_bytes(step) / (gpu.bandwidth * bandwidth))
+    found = {phase: n / (plan.gpus * gpu.flops * flops) for phase, n in operations(plan).items()}
+    found["decode"] = max(found["decode"], decoded_bytes(plan) / (gpu.bandwidth * bandwidth))
     trained = found["score"] + found["update"]
-    waited = gathered_bytes(step) / (gpu.link * bandwidth)
+    waited = gathered_bytes(plan) / (gpu.link * bandwidth)
     if waited > trained:  # the two overlap at best
         for phase in ("score", "update"):
             found[phase] *= waited / trained
@@ -74,6 +74,6 @@ def seconds(
     return found
 
 
-def gpu_hours(step: Step, steps: int, gpu: Gpu = H100) -> float:
+def gpu_hours(plan: Plan, steps: int, gpu: Gpu = H100) -> float:
     """Return the GPU-hours of many steps at the assumed shares, without evaluation and loading."""
-    return steps * step.gpus * seconds(step, gpu)["total"] / 3600
+    return steps * plan.gpus * seconds(plan, gpu)["total"] / 3600

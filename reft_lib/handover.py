@@ -6,13 +6,14 @@ grades anything. An example travels inside its row, whole (:func:`fields`), beca
 more of it than the answer: multiple choice is read beside the question's options. Prompts are plain
 text, the same as everywhere in this library.
 
-========== ============================================== =======================================
-trainer    what it calls                                  what was checked here
-========== ============================================== =======================================
-trl        ``f(prompts, completions, completion_ids, …)`` runs: trl 1.16 trains with it in the tests
-verl       ``compute_score(data_source, solution_str, …)`` called as its source calls it; not run
-OpenRLHF   ``reward_func(queries, prompts, labels)``      called as its source calls it; not run
-========== ============================================== =======================================
+======== ============================================= ========================================
+trainer  what it calls                                 what was checked here
+======== ============================================= ========================================
+trl      ``f(prompts, completions, ..., **columns)``   runs: trl 1.16 trains with it in the tests
+verl     ``compute_score(data_source, solution_str,``  called as its source calls it; not run
+         ``ground_truth, extra_info)``
+OpenRLHF ``reward_func(queries, prompts, labels)``     called as its source calls it; not run
+======== ============================================= ========================================
 
 Here stand what all share and trl's side; :mod:`reft_lib.handover_ray` has the other two's, and
 :mod:`reft_lib.handover_files` writes the files.

@@ -11,11 +11,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from reft_lib import cost, gpu_time, lora, memory
 from reft_lib.config import LoraSettings, preset
-from reft_lib.cost import MODELS, Step
+from reft_lib.cost import MODELS, Plan
 from reft_lib.errors import UserError
 
 TINY = memory.Shape(1, 2, 3, 1, 1, 5)
-STEP = Step(TINY, rows=1, prompt=2, response=3, micro=1, epochs=1, rank=1)
+STEP = Plan(TINY, rows=1, prompt=2, response=3, micro=1, epochs=1, rank=1)
 
 
 def test_operations_by_hand():
@@ -91,7 +91,7 @@ def policy():
 def all_places(tokens):
     """Return what attention takes if each token multiplies with all, less what is needed."""
     full = 4 * SHAPE.layers * SHAPE.hidden * tokens**2
-    return ROWS * (full - cost.attention(Step(SHAPE), tokens))
+    return ROWS * (full - cost.attention(Plan(SHAPE), tokens))
 
 
 def counted(run):
@@ -101,7 +101,7 @@ def counted(run):
 
 
 def test_operations_are_those_that_pytorch_counts(policy):
-    step = Step(SHAPE, ROWS, PROMPT, RESPONSE, micro=2, epochs=1, rank=3)
+    step = Plan(SHAPE, ROWS, PROMPT, RESPONSE, micro=2, epochs=1, rank=3)
     expected, tokens = cost.operations(step), PROMPT + RESPONSE
     ids = torch.randint(60, (ROWS, tokens))
     state = {}
@@ -134,7 +134,7 @@ def test_operations_are_those_that_pytorch_counts(policy):
 def test_memory_is_that_of_the_estimate_for_a_preset():
     config = preset("codellama-7b-gsm8k-ncot")
     estimate = memory.estimate(config)
-    step = Step(MODELS["7B"], rows=config.ppo.batch_size, micro=config.ppo.micro_batch)
+    step = Plan(MODELS["7B"], rows=config.ppo.batch_size, micro=config.ppo.micro_batch)
     found = {name: x / 2**30 for name, x in cost.memory(step).items()}
     assert found["weights"] == estimate["weights"] and found["cache"] == estimate["sampling"]
     assert found["activations"] + found["logits"] == pytest.approx(estimate["update"])
@@ -142,7 +142,7 @@ def test_memory_is_that_of_the_estimate_for_a_preset():
 
 
 def test_memory_shrinks_where_it_is_spread_or_computed_anew():
-    whole = Step(MODELS["70B"], gpus=8)
+    whole = Plan(MODELS["70B"], gpus=8)
     spread = replace(whole, split=8)
     a, b = cost.memory(whole), cost.memory(spread)
     assert a["weights"] / 8 < b["weights"] < a["weights"] / 7  # a layer's weights are gathered
