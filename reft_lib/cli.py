@@ -34,7 +34,7 @@ def parse(args: list[str]) -> Any:
     if name not in COMMANDS:
         raise UserError(f"unknown command {name!r}; there are: {', '.join(COMMANDS)}")
     default: Any = tyro.MISSING_NONPROP
-    if name in ("compare", "reproduce"):
+    if name in ("compare", "reproduce", "handover"):
         finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         finder.add_argument("--preset", nargs="?", default="nano", const="nano")
         chosen = finder.parse_known_args(rest)[0].preset

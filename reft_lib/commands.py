@@ -14,6 +14,7 @@ import tyro
 
 from reft_lib.config import Format, PretrainConfig, RunConfig, preset
 from reft_lib.errors import UserError
+from reft_lib.handover_command import Handover
 
 
 @dataclass(frozen=True)
@@ -224,6 +225,7 @@ COMMANDS: dict[str, Any] = {
     "compare": Compare,
     "reproduce": Reproduce,
     "study": Study,
+    "handover": Handover,
     "table": Table,
     "pretrain-nano": PretrainNano,
     "pretrain-encoder": PretrainEncoder,
