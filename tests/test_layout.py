@@ -175,6 +175,7 @@ FLOW = [
     "speed_case",
     "speed_work",
     "speed",
+    "speed_plots",
     "handover_command",
     "commands",
     "cli",

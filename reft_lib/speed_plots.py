@@ -1,0 +1,125 @@
+"""Pictures of the benchmark (:mod:`reft_lib.speed`): rates, growth with the work, memory.
+
+Every function takes records as :func:`reft_lib.speed.read` returns them, and returns a figure with
+its alternative text.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from reft_lib import speed
+from reft_lib.errors import UserError
+from reft_lib.plots import panels
+from reft_lib.style import COLOURS, finish, style
+
+LOOKS = {
+    "generate": ("grey", "", "s", ":"),
+    "generate, static": ("grey", "//", "D", ":"),
+    "trl": ("sft", "//", "^", "--"),
+    "plain": ("warm-up", "..", "v", "-."),
+    "reft_lib": ("reft", "", "o", "-"),
+}
+"""Colour, hatch, marker and line of each engine."""
+TITLES = {"rollout": "Rollout", "update": "Update", "step": "Whole step (GRPO)"}
+
+
+@style()
+def rates(records: Sequence[dict[str, Any]], model: str = "nano") -> Figure:
+    """Draw tokens a second of every engine, a panel for each kind of work.
+
+    Bars are medians over the rounds, whiskers the slowest and the fastest. Shown is the size at
+    which a model's kinds were all measured: 64 responses to prompts of 64 tokens.
+
+    Raises
+    ------
+    UserError
+        If nothing of this model was measured at that size.
+    """
+    frame = speed.table(records)
+    frame = frame[(frame["model"] == model) & (frame["rows"] == 64) & (frame["prompt"] == 64)]
+    frame = frame[frame["mean"] == 32]
+    kinds = [kind for kind in TITLES if kind in set(frame["kind"])]
+    if not kinds:
+        raise UserError(f"rates: nothing of {model} with 64 rows was measured")
+    fig, axes = panels(2.7 * len(kinds) + 0.6, 3.0, len(kinds))
+    said = []
+    for ax, kind in zip(axes[0], kinds, strict=True):
+        here = frame[frame["kind"] == kind].iloc[::-1]
+        for y, row in enumerate(here.itertuples()):
+            colour, hatch, *_ = LOOKS[row.engine]
+            ax.barh(y, row.tokens_per_second, 0.62, facecolor=COLOURS[colour], hatch=hatch,
+                    edgecolor="white")  # fmt: skip
+            span = [[row.tokens_per_second - row.low], [row.high - row.tokens_per_second]]
+            ax.errorbar(row.tokens_per_second, y, xerr=span, color=COLOURS["ink"], capsize=3)
+            share = f", {row.share:.0%} of the rate of products" if row.share > 0 else ""
+            said.append(
+                f"{TITLES[kind]}, {row.engine}: {row.tokens_per_second:,.0f} tokens a second, "
+                f"{row.ratio:.1f} times {here.iloc[-1]['engine']}{share}."
+            )
+        ratios = [f"{r.engine}\n×{r.ratio:.1f}" for r in here.itertuples()]
+        ax.set_yticks(range(len(here)), ratios)
+        ax.set(title=TITLES[kind], xlabel="tokens a second")
+        ax.grid(visible=False, axis="y")
+        ax.margins(x=0.08)
+    return finish(fig, f"Speed of {model}. {' '.join(said)}")
+
+
+@style()
+def growth(records: Sequence[dict[str, Any]], model: str = "nano") -> Figure:
+    """Draw the seconds of whole steps against their tokens, and what linear growth would be."""
+    ours = [r for r in records if r["kind"] == "step" and r["case"]["model"] == model]
+    power = speed.growth(ours)
+    fig, axes = panels(5.6, 3.6)
+    ax, said = axes[0][0], []
+    for name in (n for n in LOOKS if any(n in r["engines"] for r in ours)):
+        points = sorted(
+            tuple(statistics.median(r["engines"][name][key]) for key in ("tokens", "seconds"))
+            for r in ours
+            if name in r["engines"]
+        )
+        colour, _, marker, line = LOOKS[name]
+        ax.plot(*zip(*points, strict=True), color=COLOURS[colour], marker=marker, ls=line,
+                label=name)  # fmt: skip
+        ends = "; ".join(f"{t:,.0f} tokens {s:.2f} s" for t, s in (points[0], points[-1]))
+        said.append(f"{name}: {ends}.")
+        if name == "reft_lib":
+            (t0, s0), (t1, _) = points[0], points[-1]
+            ax.plot([t0, t1], [s0, s0 * t1 / t0], color=COLOURS["ink"], lw=0.8, ls=":",
+                    label="linear")  # fmt: skip
+    ax.set(xscale="log", yscale="log", xlabel="tokens sampled in a step", ylabel="seconds a step")
+    ax.legend()
+    return finish(
+        fig,
+        f"Seconds of a whole step of {model} grow as tokens to the {power:.2f}. {' '.join(said)}",
+    )
+
+
+@style()
+def memory(records: Sequence[dict[str, Any]], model: str = "nano") -> Figure:
+    """Draw the memory that a run of many steps holds.
+
+    Raises
+    ------
+    UserError
+        If no such run was measured.
+    """
+    runs = [r for r in records if r["kind"] == "memory" and r["case"]["model"] == model]
+    if not runs:
+        raise UserError(f"memory: no long run of {model} was measured")
+    held = runs[0]["engines"]["reft_lib"]["held_mb"]
+    fig, axes = panels(5.6, 2.6)
+    ax = axes[0][0]
+    ax.plot(range(1, len(held) + 1), held, color=COLOURS["reft"])
+    ax.set(xlabel="step", ylabel="MB held", ylim=(0, 1.15 * max(held)))
+    tenth = max(1, len(held) // 10)
+    early, late = statistics.median(held[tenth : 2 * tenth]), statistics.median(held[-tenth:])
+    return finish(
+        fig,
+        f"Memory held over {len(held)} steps of {model}: {early:,.0f} MB in the second tenth, "
+        f"{late:,.0f} in the last.",
+    )
