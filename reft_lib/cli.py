@@ -12,7 +12,8 @@ from typing import Any
 
 import tyro
 
-from reft_lib.commands import COMMANDS
+from reft_lib import parallel
+from reft_lib.commands import COMMANDS, Reproduce
 from reft_lib.config import preset
 from reft_lib.errors import NumericalError, UserError
 
@@ -88,9 +89,14 @@ def overview() -> str:
 def main(args: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     try:
-        parse(sys.argv[1:] if args is None else args).run()
+        with parallel.session():
+            command = parse(sys.argv[1:] if args is None else args)
+            if parallel.launched() and not isinstance(command, Reproduce):
+                raise UserError("of all commands only reproduce runs in several processes")
+            command.run()
     except (UserError, NumericalError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        if parallel.is_first():
+            print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; what was saved is kept", file=sys.stderr)

@@ -30,6 +30,7 @@ from reft_lib.data import Example
 from reft_lib.errors import UserError
 from reft_lib.resume import Memo
 from reft_lib.rewards import AnswerReward, Graded
+from reft_lib.shared_rollout import sample_and_grade
 from reft_lib.soundness import reasoning
 
 
@@ -97,8 +98,9 @@ def answer(
 
     Notes
     -----
-    At most ``config.batch_size`` responses are generated side by side. A question is read once for
-    all its responses, unless they are more than that: then once for each ``batch_size`` of them.
+    At most ``config.batch_size`` responses are generated side by side, by all processes together
+    (:mod:`reft_lib.parallel`). A question is read once for all its responses, unless they are more
+    than that: then once for each ``batch_size`` of them.
     """
     generator = torch.Generator(model.device).manual_seed(seed)
     room = models.context_length(model) - config.max_new_tokens
@@ -119,18 +121,19 @@ def answer(
             (said, stopped, verdicts), state = memo.found[chunk]
             generator.set_state(state)
         else:
-            sampled = rollout.sample(
+            sampled, found = sample_and_grade(
                 model,
                 tokenizer,
                 [prompt_ids[i] for i in rows],
+                [examples[i] for i in rows],
+                AnswerReward(fmt),
                 config.max_new_tokens,
+                generator,
                 temperature=0.0 if votes == 1 else 1.0,
-                generator=generator,
                 samples_per_prompt=k,
             )
             said, stopped = sampled.texts, sampled.ended.tolist()
-            asked = [examples[i] for i in rows for _ in range(k)]
-            verdicts = [astuple(g) for g in AnswerReward(fmt)(said, asked)]
+            verdicts = [astuple(g) for g in found]
             if memo is not None:
                 memo.put(chunk, (said, stopped, verdicts), generator)
         for j, i in enumerate(rows):

@@ -10,7 +10,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from reft_lib import evaluate, lora, ppo, resume, samples, self_training, sft, verifier
+from reft_lib import (
+    evaluate,
+    lora,
+    parallel,
+    ppo,
+    resume,
+    samples,
+    self_training,
+    sft,
+    verifier,
+)
 from reft_lib.config import Method, PpoConfig, SelfTrainConfig, SftConfig
 from reft_lib.data import Example
 from reft_lib.evaluate import Answers
@@ -152,6 +162,7 @@ def trained_verifier(task: Task) -> Verifier:
 
     Its trunk is the warm-up policy, whose samples it learns from; tests never enter. Its training
     goes on from where it was stopped, its last step included: whoever asks again gets what it was.
+    Several processes do not share this work: each trains the same verifier.
     """
     if task.verifier is None:
         config, folder = task.config, task.folder / VERIFIER
@@ -169,7 +180,7 @@ def trained_verifier(task: Task) -> Verifier:
 
         task.verifier = verifier.train(
             policy, tokenizer, graded, config.fmt, config.verifier, config.lora, config.seed,
-            task.bf16, resume.load(folder), after,
+            task.bf16, parallel.from_first(lambda: resume.load(folder)), after,
         )  # fmt: skip
         if latest:
             save()

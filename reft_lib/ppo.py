@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reft_lib import advantage, kl, lora, losses, models, rollout
+from reft_lib import advantage, kl, lora, losses, models, parallel, rollout
 from reft_lib.config import Format, LoraSettings, PpoConfig, SampleConfig
 from reft_lib.data import Example
 from reft_lib.errors import NumericalError
 from reft_lib.loop import Loop, new_loop
 from reft_lib.rewards import Graded, RewardFn
 from reft_lib.rollout import Rollout
+from reft_lib.shared_rollout import sample_and_grade
 from reft_lib.value import ValueHead
 
 VALUE_ADAPTER = "value"
@@ -104,11 +105,10 @@ def ppo(
         started, loop.step = time.monotonic(), loop.step + 1
         batch = [examples[i] for i in loop.draw(len(examples), config.batch_size, whole=True)]
         prompt_ids = rollout.encode(tokenizer, batch, fmt, room)
-        with models.autocast(policy.device, bf16):
-            sampled = rollout.sample(
-                policy, tokenizer, prompt_ids, sampling.max_new_tokens, generator=loop.generator
-            )
-        graded = reward(sampled.texts, batch)
+        sampled, graded = sample_and_grade(
+            policy, tokenizer, prompt_ids, batch, reward, sampling.max_new_tokens, loop.generator,
+            bf16=bf16,
+        )  # fmt: skip
         with models.autocast(policy.device, bf16):
             experience = gather(policy, head, sampled, graded, config)
             metrics = summarise(experience)
@@ -152,7 +152,7 @@ def gather(
     old_logp, old_values = torch.zeros_like(sampled.logprobs), torch.zeros_like(sampled.logprobs)
     ref_logp = torch.zeros_like(sampled.logprobs)
     for minibatch_rows in split_rows(sampled, config.minibatches):
-        for rows in minibatch_rows.split(config.micro_batch):
+        for rows in parallel.micro_batches(minibatch_rows, config.micro_batch):
             part = rollout.minibatch(sampled, rows)
             r = part.response_mask.shape[1]
             old_logp[rows, :r], old_values[rows, :r] = read(policy, head, part, config)
@@ -160,6 +160,7 @@ def gather(
                 ref_logp[rows, :r], _ = rollout.score(policy, part)
     for x in (old_logp, ref_logp, old_values):
         x.mul_(mask)  # what was read under padding means nothing
+    parallel.sum_tensors(old_logp, ref_logp, old_values)  # 0 in the rows that others have read
     scores = torch.tensor([g.reward for g in graded], device=mask.device)
     rewards = advantage.terminal_rewards(scores, mask)
     rewards = rewards + kl.kl_rewards(old_logp, ref_logp, mask, config.beta)
@@ -198,7 +199,7 @@ def update(
     optimizer.zero_grad()
     total: dict[str, float] = {}
     mask = experience.rollout.response_mask
-    for some in rows.split(config.micro_batch):
+    for some in parallel.micro_batches(rows, config.micro_batch):
         part = rollout.minibatch(experience.rollout, some)
         r = part.response_mask.shape[1]
         logp, values = read(policy, head, part, config)
@@ -229,6 +230,7 @@ def update(
         for name, x in {**stats, **policy_stats, **value_stats}.items():
             total[name] = total.get(name, 0.0) + share * x
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    total = parallel.sum_gradients(parameters, total)
     total["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip))
     optimizer.step()
     return total

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reft_lib import kl, lora, models, ppo, relative_losses, rollout
+from reft_lib import kl, lora, models, parallel, ppo, relative_losses, rollout
 from reft_lib.config import Format, SampleConfig
 from reft_lib.data import Example
 from reft_lib.errors import NumericalError
@@ -34,6 +34,7 @@ from reft_lib.loop import Loop, new_loop
 from reft_lib.method_settings import RelativesConfig
 from reft_lib.rewards import Graded, RewardFn
 from reft_lib.rollout import Rollout
+from reft_lib.shared_rollout import sample_and_grade
 
 
 @dataclass
@@ -134,12 +135,10 @@ def sample_groups(
     """Sample ``group_size`` responses to each question, side by side, and grade them."""
     room = models.context_length(policy) - sampling.max_new_tokens
     prompt_ids = rollout.encode(tokenizer, batch, fmt, room)
-    with models.autocast(policy.device, bf16):
-        sampled = rollout.sample(
-            policy, tokenizer, prompt_ids, sampling.max_new_tokens,
-            generator=generator, samples_per_prompt=group_size,
-        )  # fmt: skip
-    return sampled, reward(sampled.texts, [e for e in batch for _ in range(group_size)])
+    return sample_and_grade(
+        policy, tokenizer, prompt_ids, batch, reward, sampling.max_new_tokens, generator,
+        samples_per_prompt=group_size, bf16=bf16,
+    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -150,13 +149,14 @@ def gather(
     mask = sampled.response_mask
     old_logp, ref_logp = torch.zeros_like(sampled.logprobs), torch.zeros_like(sampled.logprobs)
     for minibatch_rows in ppo.split_rows(sampled, config.minibatches):
-        for rows in minibatch_rows.split(config.micro_batch):
+        for rows in parallel.micro_batches(minibatch_rows, config.micro_batch):
             part = rollout.minibatch(sampled, rows)
             r = part.response_mask.shape[1]
             if not _one_step(config):
                 old_logp[rows, :r], _ = rollout.score(policy, part)
             with lora.reference(policy):
                 ref_logp[rows, :r], _ = rollout.score(policy, part)
+    parallel.sum_tensors(old_logp, ref_logp)  # 0 in the rows that others have read
     if _one_step(config):
         old_logp = sampled.logprobs.clone()
     for x in (old_logp, ref_logp):
@@ -183,6 +183,7 @@ def backward(
 ) -> dict[str, float]:
     """Add the gradient of the loss on the given rows to the parameters' own; no step is taken.
 
+    Several processes deal the rows out: each adds its part of the gradient.
     The rows go through the model in micro-batches whose gradients add up to those of all rows.
 
     Returns
@@ -197,7 +198,7 @@ def backward(
     """
     total: dict[str, float] = {}
     lengths = experience.rollout.lengths
-    for some in rows.split(config.micro_batch):
+    for some in parallel.micro_batches(rows, config.micro_batch):
         part = rollout.minibatch(experience.rollout, some)
         mask = part.response_mask
         logp, _ = rollout.score(policy, part)
@@ -237,6 +238,7 @@ def update(
     loop.optimizer.zero_grad()
     stats = backward(policy, experience, rows, config, loop.step)
     parameters = lora.trainable_parameters(policy)
+    stats = parallel.sum_gradients(parameters, stats)
     stats["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip))
     loop.optimizer.step()
     return stats

@@ -2,7 +2,9 @@
 
 ``python -m reft_lib reproduce --preset smollm2-svamp-pcot --minutes 9 --resume`` works for at most
 nine minutes, saves its state and stops; the same call again goes on from there, on the same machine
-or on another to which the folder was copied.
+or on another to which the folder was copied. Started by ``accelerate launch --num_processes N -m
+reft_lib`` instead of ``python -m reft_lib``, N processes share the work (:mod:`reft_lib.parallel`);
+the next call may have another N.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reft_lib import compare, models, resume, runlog, trackers, unit
+from reft_lib import compare, models, parallel, resume, runlog, trackers, unit
 from reft_lib.config import RunConfig, to_dict
 from reft_lib.errors import UserError
 from reft_lib.task import STATE
@@ -57,17 +59,17 @@ def reproduce(
         configuration.
     """
     folder = (out or compare.RUNS / config.name) / f"{config.fmt}-seed{config.seed}"
-    if compare.finished(config, folder):
+    if parallel.from_first(lambda: compare.finished(config, folder)):
         print(f"{folder.name} is finished already")
-        return runlog.read_card(folder)["summary"]
-    if resume.load(folder / STATE) is not None and not go_on:
+        return parallel.from_first(lambda: runlog.read_card(folder)["summary"])
+    if parallel.is_first() and resume.load(folder / STATE) is not None and not go_on:
         raise UserError(
             f"{folder}: holds an unfinished run; add --resume to go on with it, or remove it"
         )
     models.pick_device(device)  # refuses before anything is written
     clock = resume.Clock(minutes)
     watchers, finish = [], lambda: None
-    if tracker_names:
+    if tracker_names and parallel.is_first():
         watch, finish = trackers.start(tracker_names, folder, to_dict(config))
         watchers.append(watch)
     try:

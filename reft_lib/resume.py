@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reft_lib import parallel
 from reft_lib.errors import UserError
 
 NOTES = "state.json"
@@ -60,7 +61,9 @@ class Clock:
         now = time.monotonic()
         self.longest = max(self.longest, now - self.last)
         stop = self.deadline is not None and now + 1.25 * self.longest > self.deadline
-        if stop or now - self.saved >= self.save_every:
+        due = stop or now - self.saved >= self.save_every
+        stop, due = parallel.from_first(lambda: (stop, due))  # one clock counts for all processes
+        if due:
             save()
             self.saved = time.monotonic()
         if stop:
@@ -84,18 +87,22 @@ class Memo:
     def __init__(self, folder: Path, key: str, after: Callable[[], None]) -> None:
         slug = re.sub(r"\W+", "-", key)
         self.folder, self.name, self.after = folder, f"{ANSWERS}-{slug}", after
-        self.found: dict[int, tuple[Any, Tensor]] = {}
         self.files = 0
+        self.found: dict[int, tuple[Any, Tensor]] = parallel.from_first(self._read)
+
+    def _read(self) -> dict[int, tuple[Any, Tensor]]:
+        found = {}
         while (path := self.path).is_file():
             text = path.read_text(encoding="utf-8")
             whole = text[: text.rfind("\n") + 1]  # without a last line that was cut off
             for row in map(json.loads, whole.splitlines()):
                 state = torch.tensor(list(bytes.fromhex(row["generator"])), dtype=torch.uint8)
-                self.found[row["chunk"]] = (row["sampled"], state)
+                found[row["chunk"]] = (row["sampled"], state)
             if whole != text:
                 write_text(path, whole)
             self.files += 1
         self.files = max(0, self.files - 1)
+        return found
 
     @property
     def path(self) -> Path:
@@ -105,16 +112,20 @@ class Memo:
     def put(self, chunk: int, sampled: Any, generator: torch.Generator) -> None:
         """Keep what was sampled for a chunk, and where the random numbers stand after it."""
         state = bytes(generator.get_state().tolist()).hex()
-        line = json.dumps({"chunk": chunk, "sampled": sampled, "generator": state}) + "\n"
+        self._append(json.dumps({"chunk": chunk, "sampled": sampled, "generator": state}) + "\n")
+        self.after()
+
+    @parallel.first_only
+    def _append(self, line: str) -> None:
         with refusing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             if self.path.is_file() and self.path.stat().st_size + len(line) > SHARD_BYTES:
                 self.files += 1
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(line)
-        self.after()
 
 
+@parallel.first_only
 def save(folder: Path, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
     """Write a state in place of the one that the folder holds.
 
@@ -158,6 +169,7 @@ def load_notes(folder: Path) -> dict[str, Any]:
     return json.loads((folder / NOTES).read_text(encoding="utf-8"))["notes"]
 
 
+@parallel.first_only
 def save_notes(folder: Path, notes: dict[str, Any]) -> None:
     """Replace the notes of a state, and leave its tensors."""
     shards = json.loads((folder / NOTES).read_text(encoding="utf-8"))["shards"]
@@ -218,12 +230,14 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         ) from error
 
 
+@parallel.first_only
 def forget(folder: Path, key: str) -> None:
     """Remove the responses of the evaluations whose keys begin like this."""
     for path in folder.glob(f"{ANSWERS}-{key}*.jsonl"):
         path.unlink()
 
 
+@parallel.first_only
 def clear(folder: Path) -> None:
     """Remove a state and its folder."""
     if folder.is_dir():

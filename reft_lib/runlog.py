@@ -20,6 +20,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reft_lib import parallel
 from reft_lib.errors import UserError
 from reft_lib.machine import environment, now, portable
 
@@ -31,6 +32,8 @@ CARD, METRICS = "card.json", "metrics.jsonl"
 
 class RunLog(AbstractContextManager["RunLog"]):
     """Writer of one run's folder; ``watchers`` are told every line and its number.
+
+    Of several processes (see :mod:`reft_lib.parallel`) the first alone writes.
 
     Parameters
     ----------
@@ -67,6 +70,9 @@ class RunLog(AbstractContextManager["RunLog"]):
         self.watchers: list[Callable[[int, dict[str, Any]], None]] = []
         self._start = time.monotonic() - before
         self.card = jsonable({"name": self.folder.resolve().name, **environment(), **card})
+        if not parallel.is_first():
+            self._file = open(os.devnull, "w", encoding="utf-8")
+            return
         try:
             if resume is None and not overwrite:
                 if any((self.folder / name).exists() for name in (CARD, METRICS)):
@@ -108,11 +114,8 @@ class RunLog(AbstractContextManager["RunLog"]):
 
         A card whose ``ended`` is null belongs to a run that is still going, or has died.
         """
-        self.card |= {
-            "ended": now(),
-            "seconds": round(self.seconds, 3),
-            "summary": jsonable(summary),
-        }
+        self.card |= {"ended": now(), "seconds": round(self.seconds, 3)}
+        self.card["summary"] = jsonable(summary)
         self._write_card()
         self.close()
 
@@ -124,6 +127,7 @@ class RunLog(AbstractContextManager["RunLog"]):
         """Leave a ``with`` block: an error leaves the run unfinished, but all it logged is kept."""
         self.close()
 
+    @parallel.first_only
     def _write_card(self) -> None:
         partial = self.folder / f".{CARD}.partial"
         text = json.dumps(self.card, indent=2, allow_nan=False)

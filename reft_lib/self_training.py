@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from reft_lib import answers, evaluate, lora, models, ppo, rollout, sft
+from reft_lib import answers, evaluate, lora, models, parallel, ppo, rollout, sft
 from reft_lib.config import Format, SampleConfig, SelfTrainConfig
 from reft_lib.data import Example
 from reft_lib.errors import NumericalError
@@ -30,6 +30,7 @@ from reft_lib.loop import Loop, new_loop
 from reft_lib.resume import Memo
 from reft_lib.rewards import Graded, RewardFn
 from reft_lib.rollout import Rollout
+from reft_lib.shared_rollout import sample_and_grade
 
 Pair = tuple[list[int], list[int]]
 """Prompt ids and target ids."""
@@ -192,11 +193,10 @@ def online(
         started, loop.step = time.monotonic(), loop.step + 1
         batch = [examples[i] for i in loop.draw(len(examples), config.batch_size, whole=True)]
         prompt_ids = rollout.encode(tokenizer, batch, fmt, context - sampling.max_new_tokens)
-        with models.autocast(policy.device, bf16):
-            sampled = rollout.sample(
-                policy, tokenizer, prompt_ids, sampling.max_new_tokens, generator=loop.generator
-            )
-        graded = reward(sampled.texts, batch)
+        sampled, graded = sample_and_grade(
+            policy, tokenizer, prompt_ids, batch, reward, sampling.max_new_tokens, loop.generator,
+            bf16=bf16,
+        )  # fmt: skip
         own = right_pairs(sampled, prompt_ids, graded)
         annotated = sft.encode(tokenizer, batch, fmt, context)
         with models.autocast(policy.device, bf16):
@@ -261,11 +261,12 @@ def update(
     loop.optimizer.zero_grad()
     ce = []
     for pairs in halves:
-        tokens, mean = sum(len(target) for _, target in pairs), 0.0
+        tokens, mean = sft.n_targets(pairs), 0.0
         pairs = sorted(pairs, key=lambda pair: len(pair[0]) + len(pair[1]))  # little padding
-        for at in range(0, len(pairs), config.micro_batch):
-            part = pairs[at : at + config.micro_batch]
-            share = sum(len(target) for _, target in part) / tokens
+        own = parallel.deal(pairs)
+        for at in range(0, len(own), config.micro_batch):
+            part = own[at : at + config.micro_batch]
+            share = sft.n_targets(part) / tokens
             loss = sft.loss(policy, sft.collate(part, pad, policy.device)) * share
             if not torch.isfinite(loss):
                 where = f"online self-training step {loop.step}"
@@ -274,6 +275,8 @@ def update(
             mean += loss.item()
         ce.append(mean if pairs else math.nan)
     parameters = lora.trainable_parameters(policy)
+    sums = parallel.sum_gradients(parameters, {"sampled": ce[0], "annotated": ce[1]})
+    ce = [sums["sampled"], sums["annotated"]]
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip))
     loop.optimizer.step()
     loss_now = 0.5 * sum(x for x in ce if not math.isnan(x))

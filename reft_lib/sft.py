@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from reft_lib import lora, losses, models, prompts, rollout
+from reft_lib import lora, losses, models, parallel, prompts, rollout
 from reft_lib.config import Format, SftConfig
 from reft_lib.data import Example
 from reft_lib.errors import NumericalError
@@ -139,22 +139,24 @@ def sft_steps(
     while loop.step < config.epochs * per_epoch:
         started = time.monotonic()
         rows = [pairs[i] for i in loop.draw(len(pairs), config.batch_size)]
+        own = parallel.deal(rows)
+        weight = n_targets(own) / n_targets(rows)
         loop.optimizer.zero_grad()
         batch_loss = 0.0
-        for part, share in micro_batches(rows, config.micro_batch):
+        for part, share in micro_batches(own, config.micro_batch):
             batch = collate(part, tokenizer.eos_token_id, model.device)
             with models.autocast(model.device, bf16):
-                part_loss = loss(model, batch) * share
+                part_loss = loss(model, batch) * (share * weight)
             if not torch.isfinite(part_loss):
                 where = f"SFT epoch {loop.step // per_epoch + 1}, step {loop.step}"
                 raise NumericalError(f"{where}: loss is {part_loss.item()}; lower sft.lr")
             part_loss.backward()
             batch_loss += part_loss.item()
+        parameters = lora.trainable_parameters(model)
+        batch_loss = parallel.sum_gradients(parameters, {"loss": batch_loss})["loss"]
         loop.step += 1
         loop.warm_up(config.lr, config.lr_warmup_steps)
-        norm = float(
-            torch.nn.utils.clip_grad_norm_(lora.trainable_parameters(model), config.grad_clip)
-        )
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip))
         loop.optimizer.step()
         seconds = time.monotonic() - started
         yield {"loss": batch_loss, "grad_norm": norm, "step_seconds": seconds}
@@ -170,10 +172,15 @@ def micro_batches(
     """
     if len(rows) > size:
         rows = sorted(rows, key=lambda row: len(row[0]) + len(row[1]))
-    total = sum(len(target) for _, target in rows)
+    total = n_targets(rows)
     for at in range(0, len(rows), size):
         part = list(rows[at : at + size])
-        yield part, sum(len(target) for _, target in part) / total
+        yield part, n_targets(part) / total
+
+
+def n_targets(rows: Sequence[tuple[list[int], list[int]]]) -> int:
+    """Count the target tokens of (prompt ids, target ids)."""
+    return sum(len(target) for _, target in rows)
 
 
 def sft(

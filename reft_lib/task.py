@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reft_lib import adapter_files, models, resume, runlog
+from reft_lib import adapter_files, models, parallel, resume, runlog
 from reft_lib.config import RunConfig, to_dict
 from reft_lib.data import Example
 from reft_lib.errors import UserError
@@ -86,6 +86,7 @@ class Task:
     warm: Weights = field(default_factory=dict)
     """The adapter of the warm-up policy, with which ReFT begins."""
 
+    @parallel.first_only
     def keep_adapter(self, model: Any, stage: str) -> None:
         """Save the model's adapter in peft's format, if adapters are to be saved."""
         if self.adapters is not None:
@@ -93,7 +94,8 @@ class Task:
 
     def base(self) -> tuple[Any, Any]:
         """Load the base model and its tokenizer anew."""
-        model, tokenizer = models.load(self.config.model, dtype=self.config.weights)
+        with parallel.first_goes_first():
+            model, tokenizer = models.load(self.config.model, dtype=self.config.weights)
         return model.to(models.pick_device(self.device)), tokenizer
 
     @property
@@ -124,6 +126,7 @@ class Task:
         self.progress.lines, self.progress.seconds = self.log.lines, self.log.seconds
         resume.save_notes(self.folder, self.notes())
 
+    @parallel.first_only
     def save_seconds(self) -> None:
         """Write how long the run has taken; the state stays the one from which it would go on."""
         notes = resume.load_notes(self.folder)

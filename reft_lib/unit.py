@@ -21,6 +21,7 @@ from reft_lib import (
     lora,
     machine,
     models,
+    parallel,
     resume,
     runlog,
     soundness,
@@ -100,12 +101,14 @@ def run_unit(
     UserError
         If the run in the folder cannot be taken up; see :func:`reft_lib.task.unfinished`.
     """
-    splits, used = load_splits(config), models.pick_device(device).type
+    with parallel.first_goes_first():
+        splits = load_splits(config)
+    used = models.pick_device(device).type
     prints = {name: data.fingerprint(rows) for name, rows in splits.items()}
-    saved = resume.load(folder / STATE)
+    saved = parallel.from_first(lambda: resume.load(folder / STATE))
     progress = Progress()
     if saved is not None:
-        progress = unfinished(saved[1], config, folder, used, prints)
+        progress = parallel.from_first(lambda: unfinished(saved[1], config, folder, used, prints))
     card = {
         "method": "compare",
         "preset": config.name,
@@ -116,6 +119,8 @@ def run_unit(
         # a GPU that is there and not used is not what the run was made on
         "device": machine.device() | ({"gpu": None} if used == "cpu" else {}),
     }
+    if parallel.world() > 1:
+        card["device"] |= {"processes": parallel.world()}
     kept = (progress.lines, progress.seconds) if saved is not None else None
     with runlog.RunLog(folder, card, overwrite=True, resume=kept) as log:
         log.watchers += watchers

@@ -18,6 +18,7 @@ LIBRARY = ROOT / "reft_lib"
 FLOW = [
     "__init__",
     "errors",
+    "parallel",
     "settings",
     "config",
     "method_settings",
@@ -78,6 +79,7 @@ FLOW = [
     "llama_decode",
     "rollout",
     "rewards",
+    "shared_rollout",
     "handover",
     "handover_ray",
     "grader_template",
