@@ -1,25 +1,24 @@
 """Several processes that train one model together, each on its share of every batch.
 
 ``accelerate launch --num_processes N -m reft_lib reproduce ...`` starts the same command N times.
-All processes hold the same weights, the same optimiser and the same random numbers, and go through
-the same loops. They differ in the rows that they work on:
+All processes hold the same weights, optimiser and random numbers, and go through the same loops.
+They differ in the rows that they work on:
 
 - sampling: each answers and grades its share of the questions, then all know all responses;
 - reading: each reads its share of the rows, then all know all log-probabilities and values, so
   that whitening and metrics are those of the whole batch;
 - updating: each computes the gradient of its rows, weighted by their share of the whole batch;
-  the sum over all processes is the gradient of the batch, and all take the same step;
+  the sum over processes is the gradient of the batch, and all take the same step;
 - writing: the first process alone logs, prints and saves.
 
-Every size in a configuration is that of the whole batch, whatever N; a micro-batch is what one
-process reads at once. N may change between a stop and the call that goes on. With one process,
-functions here return what they are given, and torch is not imported.
+Sizes in a configuration are those of the whole batch; a micro-batch is what one process reads at
+once. N may change between a stop and the call that goes on. What N processes compute is what one
+would but for rounding: about 1e-6 in float32, 1e-3 in bfloat16, where samples soon differ. With one
+process, functions here return what they are given, and torch is not imported.
 
-An error in one process ends all of them, because before they exchange anything they ask whether
-one has failed (:func:`agree`).
-
-Tested with two processes on a CPU (gloo). With CUDA each process takes the GPU of its
-``LOCAL_RANK`` and gradients go through nccl; that has not been run yet.
+An error in one process ends all of them: before they exchange anything they ask whether one has
+failed (:func:`agree`). Tested with two processes on a CPU (gloo). With CUDA each takes the GPU of
+its ``LOCAL_RANK``, and gradients go through nccl; that has not been run yet.
 """
 
 from __future__ import annotations
@@ -68,12 +67,7 @@ def rank() -> int:
 def session() -> Iterator[None]:
     """Connect the processes that a launcher has started; does nothing if there is only one.
 
-    Processes but the first print nothing inside.
-
-    Raises
-    ------
-    UserError, NumericalError
-        In every process, if one of them raises it.
+    All but the first print nothing inside. What UserError or NumericalError one raises, all raise.
     """
     if not launched():
         yield
@@ -170,17 +164,8 @@ def sum_tensors(*tensors: Tensor) -> None:
 def sum_gradients(parameters: Iterable[Tensor], stats: dict[str, float]) -> dict[str, float]:
     """Replace gradients by their sums over all processes.
 
-    Parameters
-    ----------
-    parameters : iterable of float32 Tensor
-        A process without rows has no gradients; they count as 0.
-    stats : dict
-        Numbers that add up, too, such as this process's share of the loss; may be empty.
-
-    Returns
-    -------
-    dict
-        The sums of ``stats``.
+    Parameters are float32; where a process without rows has no gradient, it counts as 0. Returns
+    the sums of ``stats``, such as each process's share of the loss.
     """
     if world() == 1:
         return stats
@@ -214,9 +199,9 @@ def first_only(write: Callable[..., None]) -> Callable[..., None]:
 @contextmanager
 def first_goes_first() -> Iterator[None]:
     """Let the first process of each machine do something, such as a download, before the others."""
-    ahead = int(os.environ.get("LOCAL_RANK", 0)) == 0
-    if world() > 1 and not ahead:
+    together, ahead = world() > 1, int(os.environ.get("LOCAL_RANK", 0)) == 0
+    if together and not ahead:
         agree()
     yield
-    if world() > 1 and ahead:
+    if together and ahead:
         agree()

@@ -76,7 +76,8 @@ def sample_and_grade(
 
 def move(part: Rollout, device: Any) -> Rollout:
     """Return a rollout with its tensors on a device."""
-    return replace(part, **{k: x.to(device) for k, x in vars(part).items() if torch.is_tensor(x)})
+    moved: dict[str, Any] = {k: x.to(device) for k, x in vars(part).items() if torch.is_tensor(x)}
+    return replace(part, **moved)
 
 
 def join(parts: Sequence[Rollout], eos: int) -> Rollout:

@@ -72,4 +72,8 @@ def start(
     def watch(number: int, line: dict[str, Any]) -> None:
         accelerator.log(scalars(line), step=number)
 
-    return watch, accelerator.end_training
+    def finish() -> None:
+        for tracker in accelerator.trackers:  # end_training would take the processes apart, too
+            tracker.finish()
+
+    return watch, finish

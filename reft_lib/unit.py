@@ -117,10 +117,10 @@ def run_unit(
         "config": to_dict(config),
         "data": prints,
         # a GPU that is there and not used is not what the run was made on
-        "device": machine.device() | ({"gpu": None} if used == "cpu" else {}),
+        "device": machine.device()
+        | ({"gpu": None} if used == "cpu" else {})
+        | ({"processes": parallel.world()} if parallel.world() > 1 else {}),
     }
-    if parallel.world() > 1:
-        card["device"] |= {"processes": parallel.world()}
     kept = (progress.lines, progress.seconds) if saved is not None else None
     with runlog.RunLog(folder, card, overwrite=True, resume=kept) as log:
         log.watchers += watchers

@@ -21,6 +21,7 @@ from unittest import mock
 
 import pytest
 import torch
+from test_trackers import Notebook
 from torch import multiprocessing
 
 from reft_lib import (
@@ -39,6 +40,7 @@ from reft_lib import (
     self_training,
     sft,
     shared_rollout,
+    trackers,
     unit,
 )
 from reft_lib.config import (
@@ -240,7 +242,16 @@ def fail_after_the_others(given):
         raise UserError("too late")
 
 
-def end_to_end(given):
+def run_tracker(given):
+    """A tracker of the first process ends, and the processes are still connected."""
+    if parallel.is_first():
+        watch, finish = trackers.start([Notebook()], given.folder, {})
+        watch(1, {"loss": 1.0})
+        finish()
+    return parallel.from_first(lambda: "connected")
+
+
+def exchange(given):
     """Find out what the ways of exchanging do."""
     x = torch.tensor([parallel.rank() + 1.0])
     parallel.sum_tensors(x)
@@ -265,7 +276,8 @@ SCENARIOS: dict[str, Any] = {
     "online": run_online,
     "evaluation": run_evaluation,
     "unit": lambda given: run_unit(given, "unit"),
-    "exchange": end_to_end,
+    "tracker": run_tracker,
+    "exchange": exchange,
 }
 RESUMED = {
     "first half": lambda given: run_unit(given, "2 to 1", ticks=17),
@@ -500,11 +512,20 @@ def test_the_command_under_accelerate_launch(tmp_path, monkeypatch):
     small = (
         "reproduce --preset nano --n-train 6 --n-validation 3 --n-test 3 --n-hard 0 --n-voted 2 "
         "--sft.epochs 1 --sft.batch-size 3 --warmup-epochs 1 --ppo.steps 2 --ppo.batch-size 6 "
-        "--ppo.minibatches 2 --sample.max-new-tokens 16 --sample.votes 2 --device cpu"
+        "--ppo.minibatches 2 --sample.max-new-tokens 16 --sample.votes 2 --device cpu --no-bf16"
     ).split()
     (port,) = free_ports(1)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2"]
+    # with --cpu accelerate starts one process, whatever their number
+    launch += [
+        "--multi_gpu",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]
     launch += ["--main_process_port", str(port), "-m", "reft_lib"]
     done = subprocess.run(
         [*launch, *small, "--out", str(tmp_path / "two")],
@@ -519,4 +540,5 @@ def test_the_command_under_accelerate_launch(tmp_path, monkeypatch):
     one, two = (tmp_path / name / "ncot-seed0" for name in ("one", "two"))
     for folder in (one, two):
         (folder / "run").symlink_to(folder)
+    assert runlog.read_card(two)["device"]["processes"] == 2
     check_same(lines(two), lines(one), "launched", BY_MICRO_BATCH | BY_LENGTH)
