@@ -65,10 +65,7 @@ def rank() -> int:
 
 @contextmanager
 def session() -> Iterator[None]:
-    """Connect the processes that a launcher has started; does nothing if there is only one.
-
-    All but the first print nothing inside. What UserError or NumericalError one raises, all raise.
-    """
+    """Connect the processes that a launcher has started, if any; all but the first are silent."""
     if not launched():
         yield
         return
@@ -107,7 +104,7 @@ def agree(error: Exception | None = None) -> None:
         if error is not None and not isinstance(error, UserError | NumericalError):
             said = (str(error).splitlines() or [""])[0]
             error = UserError(f"process {rank()} failed: {type(error).__name__}: {said}")
-        raise Shared(next(e for e in _exchange(error) if e is not None))
+        raise Shared(next(e for e in gather(error, ask=False) if e is not None))
 
 
 def mine(x: Any) -> Any:
@@ -127,17 +124,14 @@ def micro_batches(rows: Tensor, size: int) -> Sequence[Tensor]:
     return own.split(size) if len(own) else ()
 
 
-def gather(x: Any) -> list[Any]:
+def gather(x: Any, ask: bool = True) -> list[Any]:
     """Return what each process gives, in their order. Tensors in it must be on the CPU."""
     if world() == 1:
         return [x]
-    agree()
-    return _exchange(x)
-
-
-def _exchange(x: Any) -> list[Any]:
     from torch import distributed as dist
 
+    if ask:
+        agree()
     found: list[Any] = [None] * world()
     dist.all_gather_object(found, x)
     return found
@@ -162,10 +156,9 @@ def sum_tensors(*tensors: Tensor) -> None:
 
 
 def sum_gradients(parameters: Iterable[Tensor], stats: dict[str, float]) -> dict[str, float]:
-    """Replace gradients by their sums over all processes.
+    """Replace float32 gradients by their sums over all processes; returns the sums of ``stats``.
 
-    Parameters are float32; where a process without rows has no gradient, it counts as 0. Returns
-    the sums of ``stats``, such as each process's share of the loss.
+    A process without rows has no gradient: it counts as 0.
     """
     if world() == 1:
         return stats
@@ -175,13 +168,11 @@ def sum_gradients(parameters: Iterable[Tensor], stats: dict[str, float]) -> dict
     own = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     flat = torch.cat([gradient.flatten() for gradient in own])  # one exchange for all
     sum_tensors(flat)
-    sizes = [p.numel() for p in parameters]
-    for p, gradient in zip(parameters, flat.split(sizes), strict=True):
-        p.grad = gradient.view_as(p)
+    for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        p.grad = part.view_as(p)
     total: dict[str, float] = {}
-    for part in gather(stats):
-        for name, x in part.items():
-            total[name] = total.get(name, 0.0) + x
+    for name, x in (item for found in gather(stats) for item in found.items()):
+        total[name] = total.get(name, 0.0) + x
     return total
 
 
