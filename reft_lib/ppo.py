@@ -219,16 +219,16 @@ def update(
             config.value_clip,
             config.mean_per,
         )
-        share = len(some) / len(rows)
-        if config.mean_per == "token":
-            share = float(part.response_mask.sum() / mask[rows].sum())
+        tokens = float(part.response_mask.sum() / mask[rows].sum())
+        share = tokens if config.mean_per == "token" else len(some) / len(rows)
         loss = policy_loss + config.value_coef * value_loss
         if not torch.isfinite(loss):
             raise NumericalError(f"PPO step {step}: loss is {loss.item()}; lower ppo.lr")
         (loss * share).backward()
         stats = {"policy_loss": policy_loss.item(), "value_loss": value_loss.item()}
         for name, x in {**stats, **policy_stats, **value_stats}.items():
-            total[name] = total.get(name, 0.0) + share * x
+            weight = share if name in stats else tokens  # the others are means over tokens
+            total[name] = total.get(name, 0.0) + weight * x
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     total = parallel.sum_gradients(parameters, total)
     total["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip))

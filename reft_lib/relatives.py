@@ -206,6 +206,7 @@ def backward(
         if _one_step(config):
             old_logp = logp.detach()  # to the bit, which another reading of them would not be
         advantages, share = experience.advantages[some], len(some) / len(rows)
+        tokens = float(lengths[some].sum() / lengths[rows].sum())
         if config.kind == "grpo":
             ref_logp = experience.ref_logp[some, : mask.shape[1]]
             loss, stats = relative_losses.grpo_loss(
@@ -213,7 +214,7 @@ def backward(
                 config.clip, config.beta, config.mean_per,
             )  # fmt: skip
             if config.mean_per == "token":
-                share = float(lengths[some].sum() / lengths[rows].sum())
+                share = tokens
         else:
             loss, stats = relative_losses.reinforce_loss(logp, old_logp, advantages, mask)
         if not torch.isfinite(loss):
@@ -221,7 +222,8 @@ def backward(
             raise NumericalError(f"{where}: loss is {loss.item()}; lower relatives.lr")
         (loss * share).backward()
         for name, x in stats.items():
-            total[name] = total.get(name, 0.0) + share * x
+            weight = share if name.endswith("_loss") else tokens  # the others: means over tokens
+            total[name] = total.get(name, 0.0) + weight * x
     return total
 
 

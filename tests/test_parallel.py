@@ -298,8 +298,6 @@ COMMANDS = {
 # What depends on how rows are cut into micro-batches, with one process as well: a mean of maxima,
 # one of shares of variances, and a comparison that the last bit can decide.
 BY_MICRO_BATCH = {"ratio_max", "explained_variance", "value_clip_fraction"}
-# Means over tokens, of which each micro-batch counts by its rows: the same if they are as long.
-BY_LENGTH = {"ratio_mean", "clip_fraction", "approx_kl", "value_mean"}
 
 
 # ---------------------------------------------------------------- two processes
@@ -384,7 +382,7 @@ def together(given, alone):
     return [torch.load(given.folder / f"found-{r}.pt", weights_only=False) for r in (0, 1)]
 
 
-def check_same(a, b, where="", skip=BY_MICRO_BATCH):
+def check_same(a, b, where=""):
     """Compare nested results; floating-point numbers within a tolerance."""
     rtol, atol = 1e-4, 2e-5
     if isinstance(a, torch.Tensor) and a.is_floating_point():
@@ -393,12 +391,12 @@ def check_same(a, b, where="", skip=BY_MICRO_BATCH):
         assert torch.equal(a, b), where
     elif isinstance(a, dict):
         assert a.keys() == b.keys(), where
-        for key in a.keys() - skip:
-            check_same(a[key], b[key], f"{where} {key}", skip)
+        for key in a.keys() - BY_MICRO_BATCH:
+            check_same(a[key], b[key], f"{where} {key}")
     elif isinstance(a, list | tuple):
         assert len(a) == len(b), where
         for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            check_same(x, y, f"{where} {i}", skip)
+            check_same(x, y, f"{where} {i}")
     elif isinstance(a, float):
         assert a == pytest.approx(b, rel=rtol, abs=atol, nan_ok=True), where
     else:
@@ -455,7 +453,7 @@ def test_a_run_goes_on_with_another_number_of_processes(given, alone, together):
     expected = lines(given.folder / "alone" / "unit")
     assert {row["split"] for row in expected} == {"train", "validation", "test", "hard"}
     for name in ("unit", "2 to 1", "1 to 2"):
-        check_same(lines(one.folder / name), expected, name, BY_MICRO_BATCH | BY_LENGTH)
+        check_same(lines(one.folder / name), expected, name)
     cards = {name: runlog.read_card(one.folder / name / "run") for name in ("unit", "1 to 2")}
     assert cards["unit"]["device"]["processes"] == cards["1 to 2"]["device"]["processes"] == 2
     assert "processes" not in cards["1 to 2"]["earlier"][0]["device"]
@@ -541,4 +539,4 @@ def test_the_command_under_accelerate_launch(tmp_path, monkeypatch):
     for folder in (one, two):
         (folder / "run").symlink_to(folder)
     assert runlog.read_card(two)["device"]["processes"] == 2
-    check_same(lines(two), lines(one), "launched", BY_MICRO_BATCH | BY_LENGTH)
+    check_same(lines(two), lines(one), "launched")
