@@ -187,7 +187,7 @@ class SampleConfig(Checked):
     max_new_tokens: int = 96
     """A response is cut here if it has not ended."""
     batch_size: int = 256
-    """Rows generated side by side."""
+    """Rows generated side by side, by all processes together."""
     votes: int = 16
     """k of majority voting@k."""
 
