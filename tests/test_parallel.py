@@ -56,6 +56,7 @@ from reft_lib.method_settings import RelativesConfig
 from reft_lib.rewards import Graded
 
 ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.timeout(900)  # processes side by side, perhaps on a machine that is busy
 SAMPLING = SampleConfig(max_new_tokens=8, batch_size=6)
 TINY = RunConfig(
     n_train=5,
@@ -272,6 +273,7 @@ SCENARIOS: dict[str, Any] = {
     "ppo": run_ppo,
     "ppo per token": lambda g: run_ppo(g, mean_per="token", value_trunk="separate", ppo_epochs=1),
     "grpo": lambda given: run_relative(given, "grpo", mean_per="token", update_epochs=2),
+    "grpo, one step": lambda given: run_relative(given, "grpo", update_epochs=1),
     "rloo": lambda given: run_relative(given, "rloo", group_size=2, minibatches=2),
     "online": run_online,
     "evaluation": run_evaluation,
@@ -372,7 +374,7 @@ def together(given, alone):
     for process in started:
         process.start()
     for process in started:
-        process.join(150)
+        process.join(400)
     hanging = [process.is_alive() for process in started]
     for process in started:
         process.kill()
@@ -530,7 +532,7 @@ def test_the_command_under_accelerate_launch(tmp_path, monkeypatch):
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=400,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("top-1") == 2 and done.stdout.count("sft") == 1, done.stdout
