@@ -350,10 +350,9 @@ def given(tokenizer, tmp_path_factory, request):
     from conftest import examples, new_model
 
     make, rows = (fixture.__wrapped__ for fixture in (new_model, examples))
-    folder = tmp_path_factory.mktemp("parallel")
-    return SimpleNamespace(
-        model=make(tokenizer)(), tokenizer=tokenizer, examples=rows(), folder=folder
-    )
+    model, folder = make(tokenizer)(), tmp_path_factory.mktemp("parallel")
+    model.get_input_embeddings().weight.data[tokenizer.eos_token_id] *= 3  # some responses end
+    return SimpleNamespace(model=model, tokenizer=tokenizer, examples=rows(), folder=folder)
 
 
 @pytest.fixture(scope="module")
@@ -412,6 +411,12 @@ def check_same(a, b, where=""):
 def test_two_processes_do_what_one_does(alone, together, name):
     for found in together:
         check_same(found[name], alone[name], name)
+
+
+def test_rollouts_have_responses_of_many_lengths(alone):
+    """Else a mean over responses could pass for one over tokens."""
+    for name in ("ppo", "ppo per token", "grpo"):
+        assert {bool(e) for _, ended, _ in alone[name]["texts"] for e in ended} == {False, True}
 
 
 @pytest.mark.parametrize("name", ["sft", "ppo", "grpo", "online"])
