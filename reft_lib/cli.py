@@ -92,7 +92,9 @@ def main(args: list[str] | None = None) -> int:
         with parallel.session():
             command = parse(sys.argv[1:] if args is None else args)
             if parallel.launched() and not isinstance(command, Reproduce):
-                raise UserError("of all commands only reproduce runs in several processes")
+                raise UserError(
+                    "only reproduce runs in several processes; start other commands by themselves"
+                )
             command.run()
     except (UserError, NumericalError) as error:
         if parallel.is_first():

@@ -75,7 +75,8 @@ def reproduce(
     try:
         summary = unit.run_unit(config, folder, adapters, clock, device, watchers)
     except resume.OutOfTime:
-        print(f"{folder.name}: {where(folder)}; the same call with --resume goes on")
+        if parallel.is_first():  # others would read what it may still be writing
+            print(f"{folder.name}: {where(folder)}; the same call with --resume goes on")
         return None
     finally:
         finish()
