@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from reft_lib import answers, evaluate
+from reft_lib import answers, evaluate, fused
 from reft_lib.config import SampleConfig
 from reft_lib.data import Example
 from reft_lib.errors import UserError
@@ -249,7 +249,8 @@ def test_a_question_is_read_once_for_all_its_samples(new_model, tokenizer, examp
     calls: list[tuple[int, int]] = []
     model = widths_read(new_model(), calls)
     config = SampleConfig(max_new_tokens=3, batch_size=200)
-    result = evaluate.answer(model, tokenizer, examples, "ncot", config, votes=100)
+    with fused.plain():  # every token through the model, where it can be counted
+        result = evaluate.answer(model, tokenizer, examples, "ncot", config, votes=100)
     assert [len(t) for t in result.texts] == [100] * 4
     prompts = [c for c in calls if c[1] > 1]
     assert [rows for rows, _ in prompts] == [2, 2]  # four questions, not four hundred
@@ -261,7 +262,8 @@ def test_no_more_rows_than_the_batch_however_many_samples(new_model, tokenizer, 
     calls: list[tuple[int, int]] = []
     model = widths_read(new_model(), calls)
     config = SampleConfig(max_new_tokens=6, batch_size=8)
-    result = evaluate.answer(model, tokenizer, examples[:2], "ncot", config, votes=20)
+    with fused.plain():  # every token through the model, where it can be counted
+        result = evaluate.answer(model, tokenizer, examples[:2], "ncot", config, votes=20)
     assert [len(t) for t in result.texts] == [20, 20] == [len(e) for e in result.ended]
     assert max(rows for rows, _ in calls) == 8
     assert sum(width > 1 for _, width in calls) == 2 * 3  # 8 + 8 + 4 samples of each question
