@@ -28,6 +28,8 @@ ATTENTION = "reft"
 """Name under which :func:`attention` is registered with transformers."""
 MOST_SCORES = 2**27
 """Attention scores, B * heads * T * T, up to which they are held in memory at once."""
+UNUSUAL = ("softcap", "s_aux", "position_bias", "cache")
+"""Options of attention that are left to transformers."""
 _enabled = True
 
 
@@ -146,7 +148,8 @@ def attention(
     low = precision(query)
     suits = _enabled and low == torch.bfloat16 and query.device.type == "cpu" and t > 1
     known = mask is not None or (t == s and getattr(module, "is_causal", True))
-    if not (suits and known and batch * heads * t * s <= MOST_SCORES):
+    unusual = options.get("dropout") or any(options.get(name) is not None for name in UNUSUAL)
+    if unusual or not (suits and known and batch * heads * t * s <= MOST_SCORES):
         return sdpa_attention_forward(module, query, key, value, mask, **options)
     if mask is None:
         mask = torch.ones(1, 1, t, s, dtype=torch.bool).tril()

@@ -42,10 +42,9 @@ def suits(model: Any) -> bool:
     """Return whether :class:`LlamaDecoder` computes what this model does."""
     base = _base(model)
     config = base.config
-    rope = getattr(config, "rope_parameters", None) or {}
     return (
         config.model_type == "llama"
-        and rope.get("rope_type", "default") == "default"
+        and base.model.rotary_emb.rope_type == "default"
         and not (config.attention_bias or config.mlp_bias)
         and config.hidden_act == "silu"
         and all(_adapters(layer) is not None for layer in _projections(base))
@@ -196,6 +195,8 @@ def _adapters(layer: Any) -> list[str] | None:
     if layer.disable_adapters:
         return []
     names = [name for name in layer.active_adapters if name in layer.lora_A]
+    if any(name in layer.lora_variant for name in names):
+        return None  # DoRA and the like add more than a product
     exact = layer.base_layer.weight.dtype == torch.float32
     return names if exact and type(layer.base_layer) is torch.nn.Linear else None
 

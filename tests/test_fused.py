@@ -131,6 +131,17 @@ def test_attention_is_that_of_sdpa(groups, mask):
     assert torch.isfinite(found).all()
 
 
+@pytest.mark.parametrize("option", [{"dropout": 0.5}, {"position_bias": torch.ones(1, 2, 5, 5)}])
+def test_unusual_attention_is_left_to_transformers(option, monkeypatch):
+    from transformers.integrations import sdpa_attention
+
+    monkeypatch.setattr(sdpa_attention, "sdpa_attention_forward", lambda *_, **given: given)
+    q, k, v = torch.zeros(3, 1, 2, 5, 4).bfloat16()
+    layer = torch.nn.Module()
+    assert fused.attention(layer, q, k, v, None, **option) == option
+    assert isinstance(fused.attention(layer, q, k, v, None, dropout=0.0)[0], torch.Tensor)
+
+
 def test_the_reference_and_a_second_adapter_are_respected(policy, roll):
     plain = copy.deepcopy(policy)
     with lora.reference(policy):

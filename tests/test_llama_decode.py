@@ -114,3 +114,15 @@ def test_other_models_are_left_to_transformers(tokenizer):
     ):
         assert not llama_decode.suits(other)
         assert type(llama_decode.decoder(other, 4)) is CachedDecoder
+
+
+def test_variants_of_lora_are_left_to_peft(tokenizer):
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=4, target_modules="all-linear", use_dora=True)
+    policy = fused.fuse(get_peft_model(grouped(tokenizer), config)).eval()
+    assert not llama_decode.suits(policy)
+    roll = sampled(policy, tokenizer)
+    logp, _ = rollout.score(policy, roll)
+    mask = roll.response_mask
+    torch.testing.assert_close(logp[mask], roll.logprobs[mask], rtol=1e-4, atol=1e-5)
