@@ -12,6 +12,7 @@ OpenRLHF trains all weights; for these two the adapter is merged into the weight
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -111,6 +112,7 @@ def write(trainer: str, config: RunConfig, out: Path, adapter: Path | None = Non
         (out / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
         _script(SCRIPTS / "trl.py", out / "train.py", {})
         return out
+    tokenizer = copy.deepcopy(tokenizer)
     tokenizer.chat_template = handover_ray.chat_template(tokenizer)
     plain = lora.merge(policy) if policy is not None else model
     plain.save_pretrained(out / "model")

@@ -278,7 +278,7 @@ def test_verl_rows_survive_parquet(asked, tmp_path):
 @pytest.mark.parametrize("begins", [False, True])
 def test_a_plain_template_and_written_marks_leave_prompts_as_they_are(tokenizer, asked, begins):
     """What verl and OpenRLHF tokenise, as their sources do it, are our own prompt ids."""
-    tok = with_bos(tokenizer) if begins else tokenizer
+    tok = with_bos(tokenizer) if begins else copy.deepcopy(tokenizer)
     marks = handover_ray.marks(tok)
     assert marks == {"bos": tok.bos_token if begins else "", "end": tok.eos_token}
     tok.chat_template = handover_ray.chat_template(tok)
