@@ -82,12 +82,28 @@ def attention(plan: Plan, tokens: int, before: int = 0) -> int:
     return 4 * plan.shape.layers * plan.shape.hidden * places
 
 
+def products(blocks: int, adapter: int, head: int, tokens: int, logits: int) -> tuple[float, float]:
+    """Return the operations of all products with weights, forwards and backwards.
+
+    Forwards every weight costs 2 operations a token. Backwards a frozen weight costs 2 (the
+    gradient passes through it) and a trained one 4 (its own gradient too).
+
+    Parameters
+    ----------
+    blocks, adapter, head : int
+        Weights: frozen ones in the blocks, trained ones, frozen ones of the head.
+    tokens, logits : int
+        Tokens that are read, and those of them whose logits are computed.
+    """
+    forward = 2.0 * (blocks + adapter) * tokens + 2.0 * head * logits
+    return forward, forward + 2.0 * adapter * tokens
+
+
 def operations(plan: Plan) -> dict[str, float]:
     """Return the operations of each phase of a step, on all GPUs together.
 
-    With LoRA a forward pass takes 2 operations a weight and token, adapter included; a backward
-    pass 2 for a frozen weight (the gradient passes through it) and 4 for a trained one (its own
-    gradient too). The last layer's logits are computed at the R places of the response alone.
+    Those of :func:`products`, where logits are computed at the R places of the response alone, and
+    those of :func:`attention`, twice as many backwards as forwards.
 
     Returns
     -------
@@ -98,10 +114,10 @@ def operations(plan: Plan) -> dict[str, float]:
     per_token, per_logit = 2 * (plan.blocks + adapter), 2 * plan.head
     whole = attention(plan, tokens)
     later = plan.response - 1  # the first response token comes with the reading of the prompt
-    forward = tokens * per_token + whole + plan.response * per_logit
+    forward, backward = products(plan.blocks, adapter, plan.head, tokens, plan.response)
+    forward, backward = forward + whole, backward + 2 * whole
     # the reference runs without the adapter
     reference = forward - tokens * 2 * adapter
-    backward = forward + tokens * 2 * adapter + whole
     again = forward - plan.response * per_logit if plan.checkpointing else 0
     return {
         "read": float(

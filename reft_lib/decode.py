@@ -29,6 +29,11 @@ class Decoder(Protocol):
         """Let go of all rows but these (int64, in order)."""
 
 
+def positions(attention_mask: Tensor) -> Tensor:
+    """Return position ids (B, T) that count real tokens from 0 and ignore padding."""
+    return (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+
+
 class CachedDecoder:
     """Decode with a model of transformers and its own cache of keys and values."""
 
@@ -40,7 +45,7 @@ class CachedDecoder:
         out = self.model(
             input_ids=prompt,
             attention_mask=mask,
-            position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+            position_ids=positions(mask),
             use_cache=True,
             logits_to_keep=1,
         )

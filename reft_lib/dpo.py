@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reft_lib import lora, losses, models, rollout, sft
+from reft_lib import decode, lora, losses, models, rollout, sft
 from reft_lib.config import Format
 from reft_lib.errors import NumericalError, UserError
 from reft_lib.loop import Loop, new_loop
@@ -46,7 +46,7 @@ def response_logp(model: Any, batch: sft.Batch) -> Tensor:
     The output at column t predicts column t + 1; logits are made for labelled columns alone.
     """
     mask = batch.mask
-    hidden = rollout.last_hidden(model, batch.tokens, mask, rollout.positions(mask))[:, :-1]
+    hidden = rollout.last_hidden(model, batch.tokens, mask, decode.positions(mask))[:, :-1]
     labels = batch.labels[:, 1:]
     wanted = labels != sft.IGNORE
     logits = model.get_output_embeddings()(hidden[wanted])  # (N, V)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -177,13 +178,12 @@ def fuse(model: Any) -> Any:
     The same model. Merging, saving, loading and further adapters work as before.
     """
     linear = _lora_class()
-    classes: dict[type, type] = {}
     for module in model.modules():
         kind = type(module)
         if kind is linear.__base__ and type(module.base_layer) is nn.Linear:
             module.__class__ = linear
         elif kind.__name__ in NORMS:
-            module.__class__ = classes.setdefault(kind, _norm_class(kind))
+            module.__class__ = _norm_class(kind)  # type: ignore[arg-type]
     return model
 
 
@@ -209,37 +209,31 @@ def precision(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
+@cache
 def _lora_class() -> Any:
     """Return the fused version of peft's LoRA layer."""
     from peft.tuners.lora import Linear
 
-    global _Linear
-    if _Linear is None:
+    class FusedLinear(Linear):
+        """peft's LoRA layer, computed by :class:`LowRank`."""
 
-        class FusedLinear(Linear):
-            """peft's LoRA layer, computed by :class:`LowRank`."""
+        def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            """Return (..., out) for x (..., in)."""
+            names = [name for name in self.active_adapters if name in self.lora_A]
+            frozen = not self.base_layer.weight.requires_grad
+            if not (_enabled and frozen) or self.merged or args or kwargs or len(names) != 1:
+                return super().forward(x, *args, **kwargs)
+            name = names[0]
+            if name in self.lora_variant or type(self.lora_dropout[name]) is not nn.Identity:
+                return super().forward(x)
+            weight, bias = _lowered(self, precision(x)), self.base_layer.bias
+            if self.disable_adapters:
+                bias = None if bias is None else bias.to(weight.dtype)
+                return nn.functional.linear(x.to(weight.dtype), weight, bias)
+            a, b = self.lora_A[name].weight, self.lora_B[name].weight
+            return LowRank.apply(x, weight, bias, a, b, self.scaling[name])
 
-            def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-                """Return (..., out) for x (..., in)."""
-                names = [name for name in self.active_adapters if name in self.lora_A]
-                frozen = not self.base_layer.weight.requires_grad
-                if not (_enabled and frozen) or self.merged or args or kwargs or len(names) != 1:
-                    return super().forward(x, *args, **kwargs)
-                name = names[0]
-                if name in self.lora_variant or type(self.lora_dropout[name]) is not nn.Identity:
-                    return super().forward(x)
-                weight, bias = _lowered(self, precision(x)), self.base_layer.bias
-                if self.disable_adapters:
-                    bias = None if bias is None else bias.to(weight.dtype)
-                    return nn.functional.linear(x.to(weight.dtype), weight, bias)
-                a, b = self.lora_A[name].weight, self.lora_B[name].weight
-                return LowRank.apply(x, weight, bias, a, b, self.scaling[name])
-
-        _Linear = FusedLinear
-    return _Linear
-
-
-_Linear: Any = None
+    return FusedLinear
 
 
 def _lowered(layer: Any, dtype: torch.dtype) -> Tensor:
@@ -253,6 +247,7 @@ def _lowered(layer: Any, dtype: torch.dtype) -> Tensor:
     return layer._kept[1]
 
 
+@cache
 def _norm_class(kind: Any) -> type:
     """Return the fused version of a norm's class."""
 

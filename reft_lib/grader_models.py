@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from reft_lib import models, prompts, rollout
+from reft_lib import decode, models, prompts, rollout
 from reft_lib.errors import UserError
 from reft_lib.grader_text import Embed
 
@@ -138,7 +138,7 @@ def _most_probable(
         tokens, mask = rollout.pad_left(
             [[*row, *ending] for row in rows], tokenizer.eos_token_id, model.device
         )
-        out = model(input_ids=tokens, attention_mask=mask, position_ids=rollout.positions(mask))
+        out = model(input_ids=tokens, attention_mask=mask, position_ids=decode.positions(mask))
         n = len(ending)  # padding is on the left, so the ending fills the last n columns
         logits = out.logits[:, -n - 1 : -1].float()  # (B, n, V)
         total = torch.zeros(len(rows), device=logits.device)
@@ -170,7 +170,7 @@ def local_embed(model: Any, tokenizer: Any, batch_size: int = 16) -> Embed:
             tokens, mask = rollout.pad_left(
                 ids[start : start + batch_size], tokenizer.eos_token_id, model.device
             )
-            hidden = rollout.last_hidden(model, tokens, mask, rollout.positions(mask))  # (B, T, H)
+            hidden = rollout.last_hidden(model, tokens, mask, decode.positions(mask))  # (B, T, H)
             weights = mask[:, :, None].to(hidden.dtype)
             mean = (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
             vectors += mean.float().tolist()

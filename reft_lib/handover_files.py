@@ -13,6 +13,7 @@ OpenRLHF trains all weights; for these two the adapter is merged into the weight
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,15 +53,11 @@ def settings(config: RunConfig, adapter: Path | None = None) -> dict[str, Any]:
         "dataset": config.dataset,
         "fmt": config.fmt,
         "adapter": str(adapter.resolve()) if adapter else None,
-        "lora": {
-            "rank": config.lora.rank,
-            "alpha": config.lora.alpha,
-            "targets": config.lora.targets,
-        },
+        "lora": dataclasses.asdict(config.lora),
         "rank": config.lora.rank,
         "alpha": config.lora.alpha,
         "partial": ppo.partial_reward,
-        "beta": ppo.beta if config.fmt == "ncot" else config.beta_programs,
+        "beta": config.beta,
         "steps": ppo.steps,
         "batch_size": ppo.batch_size,
         "group_size": group,
@@ -108,8 +105,8 @@ def write(trainer: str, config: RunConfig, out: Path, adapter: Path | None = Non
     run["data"] = {name: data.fingerprint(examples) for name, examples in chosen.items()}
     for name, examples in chosen.items():
         _write_rows(out / name, _rows(trainer, examples, run, tokenizer, name))
+    (out / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
     if trainer == "trl":
-        (out / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
         _script(SCRIPTS / "trl.py", out / "train.py", {})
         return out
     tokenizer = copy.deepcopy(tokenizer)
@@ -122,7 +119,6 @@ def write(trainer: str, config: RunConfig, out: Path, adapter: Path | None = Non
         f'"""The reward."""\n\nfrom reft_lib.handover_ray import {function}  # noqa: F401\n',
         encoding="utf-8",
     )
-    (out / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
     _script(SCRIPTS / f"{trainer}.sh", out / "train.sh", run)
     return out
 

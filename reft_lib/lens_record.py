@@ -132,9 +132,7 @@ def record(
         If the folder cannot be written or holds a run, or no question was met twice.
     """
     config = dataclasses.replace(config or preset("nano", fmt="pcot"), seed=seed)
-    settings = config.ppo
-    if config.fmt == "pcot":
-        settings = dataclasses.replace(settings, beta=config.beta_programs)
+    settings = dataclasses.replace(config.ppo, beta=config.beta)
     card = {"method": "lens", "preset": config.name, "fmt": config.fmt, "seed": seed}
     card |= {"config": to_dict(dataclasses.replace(config, ppo=settings))}
     with one_thread(), runlog.RunLog(out, card) as log:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from reft_lib import fused
+from reft_lib import fused, models
 from reft_lib.decode import CachedDecoder, Decoder
 
 
@@ -40,7 +40,7 @@ def decoder(model: Any, room: int) -> Decoder:
 
 def suits(model: Any) -> bool:
     """Return whether :class:`LlamaDecoder` computes what this model does."""
-    base = _base(model)
+    base = models.unwrapped(model)
     config = base.config
     return (
         config.model_type == "llama"
@@ -77,7 +77,7 @@ class LlamaDecoder:
 
     @torch.no_grad()
     def __init__(self, model: Any, room: int) -> None:
-        base = _base(model)
+        base = models.unwrapped(model)
         config = base.config
         self.model, self.room, self.eps = model, room, config.rms_norm_eps
         self.heads, self.groups = config.num_attention_heads, config.num_key_value_heads
@@ -167,11 +167,6 @@ class LlamaDecoder:
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
         """Return x (B, H) over its root mean square, in the dtype of matrices."""
         return functional.rms_norm(x, weight.shape, weight, self.eps).to(self.dtype)
-
-
-def _base(model: Any) -> Any:
-    """Return the causal language model inside its adapters."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _projections(base: Any) -> list[Any]:

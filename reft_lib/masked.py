@@ -101,7 +101,7 @@ def hide(
 
 def logits(model: Any, batch: Hidden) -> tuple[Tensor, Tensor]:
     """Return the model's scores for the chosen tokens (N, V), and what they were (N,)."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = models.unwrapped(model)
     out = base.bert(input_ids=batch.tokens, attention_mask=batch.mask).last_hidden_state
     wanted = batch.labels != IGNORE
     return base.cls(out[wanted]), batch.labels[wanted]

@@ -68,6 +68,11 @@ def load(name_or_path: str, dtype: str = "float32", attn: str = "sdpa") -> tuple
     return model, tokenizer
 
 
+def unwrapped(model: Any) -> Any:
+    """Return the model of transformers inside peft's wrapper; its layers keep their adapters."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def context_length(model: Any) -> int:
     """Return the largest number of tokens, prompt and response together, a model can read.
 

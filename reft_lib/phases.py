@@ -85,10 +85,8 @@ def warm_policy(task: Task, seed: int) -> tuple[Any, Any]:
 
 def begin_reft(task: Task) -> Phase:
     """Prepare PPO from the warm-up policy."""
-    config, settings = task.config, task.config.ppo
+    config, settings = task.config, replace(task.config.ppo, beta=task.config.beta)
     policy, tokenizer = warm_policy(task, config.seed + 1)
-    if config.fmt == "pcot":
-        settings = replace(settings, beta=config.beta_programs)
     loop = ppo.begin(policy, settings, config.seed)
     reward = AnswerReward(config.fmt, partial=settings.partial_reward)
     steps = ppo.ppo(

@@ -20,7 +20,7 @@ from torch import Tensor
 from reft_lib import llama_decode, losses, models, prompts
 from reft_lib.config import Format
 from reft_lib.data import Example
-from reft_lib.decode import choose
+from reft_lib.decode import choose, positions
 from reft_lib.errors import UserError
 from reft_lib.value import ValueHead
 
@@ -72,11 +72,6 @@ def pad_left(ids: Sequence[Sequence[int]], pad: int, device: Any = "cpu") -> tup
     tokens = torch.tensor([[pad] * (width - len(row)) + list(row) for row in ids], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=device)
     return tokens, mask
-
-
-def positions(attention_mask: Tensor) -> Tensor:
-    """Return position ids (B, T) that count real tokens from 0 and ignore padding."""
-    return (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
 
 
 @torch.no_grad()
@@ -242,7 +237,7 @@ def score(
 
 def last_hidden(model: Any, tokens: Tensor, mask: Tensor, position_ids: Tensor) -> Tensor:
     """Return the last hidden states (B, T, H) of a causal language model, after its final norm."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = models.unwrapped(model)
     trunk = getattr(base, base.base_model_prefix)
     out = trunk(input_ids=tokens, attention_mask=mask, position_ids=position_ids, use_cache=False)
     return out.last_hidden_state

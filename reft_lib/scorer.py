@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from reft_lib import lora, models, prompts, rollout, sft
+from reft_lib import decode, lora, models, prompts, rollout, sft
 from reft_lib.config import Format, LoraSettings
 from reft_lib.data import Example
 from reft_lib.errors import NumericalError
@@ -90,7 +90,7 @@ def read(scorer: Scorer, adapter: str, batch: sft.Batch) -> Tensor:
     """Return the head's number after each token, float32 (B, T)."""
     mask = batch.mask
     with lora.active(scorer.model, adapter):
-        hidden = rollout.last_hidden(scorer.model, batch.tokens, mask, rollout.positions(mask))
+        hidden = rollout.last_hidden(scorer.model, batch.tokens, mask, decode.positions(mask))
         return scorer.head(hidden)
 
 

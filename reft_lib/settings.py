@@ -237,6 +237,11 @@ class RunConfig(Checked):
     verifier: VerifierConfig = field(default_factory=VerifierConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
 
+    @property
+    def beta(self) -> float:
+        """The coefficient of the KL penalty for the format."""
+        return self.beta_programs if self.fmt == "pcot" else self.ppo.beta
+
     def __post_init__(self) -> None:
         """Refuse what could not run."""
         super().__post_init__()

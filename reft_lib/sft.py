@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from reft_lib import lora, losses, models, parallel, prompts, rollout
+from reft_lib import decode, lora, losses, models, parallel, prompts, rollout
 from reft_lib.config import Format, SftConfig
 from reft_lib.data import Example
 from reft_lib.errors import NumericalError
@@ -75,7 +75,7 @@ def loss(model: Any, batch: Batch) -> Tensor:
 
     The output at column t predicts column t + 1; logits are made for labelled columns alone.
     """
-    hidden = rollout.last_hidden(model, batch.tokens, batch.mask, rollout.positions(batch.mask))[
+    hidden = rollout.last_hidden(model, batch.tokens, batch.mask, decode.positions(batch.mask))[
         :, :-1
     ]
     labels = batch.labels[:, 1:]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from reft_lib import models, parallel, rollout
+from reft_lib import decode, models, parallel, rollout
 from reft_lib.data import Example
 from reft_lib.rewards import Graded, RewardFn
 from reft_lib.rollout import Rollout
@@ -106,7 +106,7 @@ def join(parts: Sequence[Rollout], eos: int) -> Rollout:
     return Rollout(
         sequences=stack("sequences", eos),
         attention_mask=attention,
-        position_ids=rollout.positions(attention),
+        position_ids=decode.positions(attention),
         response_mask=stack("response_mask"),
         logprobs=stack("logprobs"),
         ended=torch.cat([part.ended for part in parts]),

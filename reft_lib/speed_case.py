@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reft_lib import data, lora, models
+from reft_lib import cost, data, lora, models
 from reft_lib.config import LoraSettings
 from reft_lib.data import Example
 
@@ -107,8 +107,7 @@ def held_memory() -> float:
 def update_flops(policy: Any, tokens: int, responses: int) -> float:
     """Return the operations that one reading with gradient must do, attention left out.
 
-    A frozen weight multiplies each token forwards and each gradient backwards, an adapter's also
-    each token by each gradient; the head sees response tokens alone. A product and a sum are two.
+    Those of :func:`reft_lib.cost.products`; the head sees response tokens alone.
     """
     base = policy.get_base_model()
     adapter = sum(p.numel() for p in lora.trainable_parameters(policy))
@@ -116,7 +115,7 @@ def update_flops(policy: Any, tokens: int, responses: int) -> float:
     tied = base.lm_head.weight is base.get_input_embeddings().weight
     frozen = sum(p.numel() for p in policy.parameters()) - adapter - embedding
     frozen -= 0 if tied else head
-    return 4.0 * frozen * tokens + 6.0 * adapter * tokens + 4.0 * head * responses
+    return sum(cost.products(frozen, adapter, head, tokens, responses))
 
 
 def policy_of(case: Case) -> tuple[Any, Any]:

@@ -104,7 +104,6 @@ def _step(case: Case, gate: Gate) -> None:
     """Take whole steps of :func:`reft_lib.relatives.train`, kind GRPO."""
     policy, tokenizer = policy_of(case)
     config = RelativesConfig("grpo", case.group, 10**9, case.rows, lr=1e-6, beta=0.04)
-    seen: list[int] = []
 
     def reward(texts: Any, batch: Any) -> list[Graded]:
         return [Graded(r, None, r > 0) for r in _reward(texts)]
@@ -114,9 +113,7 @@ def _step(case: Case, gate: Gate) -> None:
         policy, tokenizer, asked, "ncot", reward, config, SampleConfig(case.most), bf16=case.bf16
     )
     while gate.wait():
-        metrics = next(steps)
-        seen.append(round(metrics["length"] * case.rows))
-        gate.done(seen[-1])
+        gate.done(round(next(steps)["length"] * case.rows))
 
 
 def _step_plainly(case: Case, gate: Gate) -> None:

@@ -96,19 +96,14 @@ def run(bench: Bench, settings: Mapping[str, Any]) -> dict[str, Any]:
 def of_ppo(config: RunConfig, settings: Mapping[str, Any]) -> PpoConfig:
     """Return the PPO settings of an arm: the preset's, but for what the arm names."""
     named = {name: settings[name] for name in ("steps", "minibatches", "lr") if name in settings}
-    return replace(config.ppo, beta=beta(config), **named)
+    return replace(config.ppo, beta=config.beta, **named)
 
 
 def of(config: RunConfig, settings: Mapping[str, Any]) -> RelativesConfig:
     """Return the settings of one of PPO's relatives; what an arm does not name is PPO's."""
     names = {f.name for f in fields(RelativesConfig)} & {f.name for f in fields(PpoConfig)}
     same = {name: getattr(config.ppo, name) for name in names}
-    return RelativesConfig(**{**same, "beta": beta(config), **settings})
-
-
-def beta(config: RunConfig) -> float:
-    """Return the coefficient of the KL penalty for the format of a run."""
-    return config.beta_programs if config.fmt == "pcot" else config.ppo.beta
+    return RelativesConfig(**{**same, "beta": config.beta, **settings})
 
 
 def iterate(

@@ -68,7 +68,7 @@ def run(bench: Bench, settings: Mapping[str, Any]) -> dict[str, Any]:
         learnt = len(settings["lrs"]) * settings["epochs"] * targets(bench, tokenizer, examples)
     else:
         reward = reward_of(settings["grader"], bench)
-        rl = replace(bench.config.ppo, steps=settings["steps"], beta=beta(bench))
+        rl = replace(bench.config.ppo, steps=settings["steps"], beta=bench.config.beta)
         loop = ppo.ppo(
             policy, tokenizer, examples, bench.fmt, reward, rl, bench.config.sample, bench.seed,
             bench.bf16,
@@ -134,11 +134,6 @@ def chosen(bench: Bench, n: int) -> tuple[list[Example], list[Example]]:
         raise UserError(f"{n} examples are wanted; beside the warm-up's there are {len(rest)}")
     random.Random(bench.seed).shuffle(rest)
     return warm, rest[:n]
-
-
-def beta(bench: Bench) -> float:
-    """Return the coefficient of the KL penalty for the format of the bench."""
-    return bench.config.beta_programs if bench.fmt == "pcot" else bench.config.ppo.beta
 
 
 def reward_of(name: str, bench: Bench) -> GraderReward:

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reft_lib import lora, losses, models, rollout, sft
+from reft_lib import decode, lora, losses, models, sft
 from reft_lib.config import Format, SftConfig
 from reft_lib.data import Example
 from reft_lib.errors import NumericalError
@@ -40,11 +40,11 @@ def embed(model: Any, batch: sft.Batch) -> Tensor:
 
 def logits_from(model: Any, embeddings: Tensor, batch: sft.Batch) -> Tensor:
     """Return the logits of the batch's labelled tokens, (N, V), read from embeddings (B, T, H)."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = models.unwrapped(model)
     hidden = getattr(base, base.base_model_prefix)(
         inputs_embeds=embeddings,
         attention_mask=batch.mask,
-        position_ids=rollout.positions(batch.mask),
+        position_ids=decode.positions(batch.mask),
         use_cache=False,
     ).last_hidden_state
     wanted = batch.labels[:, 1:] != sft.IGNORE

@@ -8,9 +8,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from reft_lib import data, models
+from reft_lib import data, lora, models, ppo, rollout
+from reft_lib.config import LoraSettings, PpoConfig
 from reft_lib.data import Example
 from reft_lib.pretrain import train_tokenizer
+from reft_lib.rewards import Graded
 
 TEXTS = [
     "Question:\nTom has 12 apples. Tom buys 5 more apples. How many apples does Tom have now?\n"
@@ -69,6 +71,18 @@ def examples() -> list[Example]:
         )
         for i, (question, a, b) in enumerate(rows)
     ]
+
+
+@pytest.fixture
+def own_rollout(new_model, tokenizer, examples):
+    """PPO's experience of four responses, as a reader would gather it, and the settings."""
+    policy = lora.add_adapter(new_model(), LoraSettings())
+    settings = PpoConfig(batch_size=4, micro_batch=4)
+    ids = rollout.encode(tokenizer, examples, "ncot")
+    sampled = rollout.sample(policy, tokenizer, ids, 5, generator=torch.Generator().manual_seed(0))
+    graded = [Graded(x, "1", x == 1) for x in (1.0, 0.1, 0.0, 1.0)]
+    head = ppo.new_value_head(policy, settings, 0)
+    return ppo.gather(policy, head, sampled, graded, settings), settings
 
 
 @pytest.fixture

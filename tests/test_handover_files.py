@@ -230,7 +230,9 @@ fully_shard(policy, mesh=mesh, mp_policy=precision)
 policy(input_ids=torch.randint(60, (2, 7))).logits.float().sum().backward()
 b = next(p for n, p in policy.named_parameters() if "lora_B" in n)
 w = next(p for n, p in policy.named_parameters() if "base_layer" in n)
-print(tuple(w.shape), tuple(w.to_local().shape), w.grad is None, bool(b.grad.full_tensor().any()))
+shapes = f"{tuple(w.shape)} {tuple(w.to_local().shape)}"
+# in one piece: the other process writes to the same place
+print(f"{shapes} {w.grad is None} {bool(b.grad.full_tensor().any())}\\n", end="")
 dist.destroy_process_group()
 """
 

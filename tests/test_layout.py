@@ -178,7 +178,6 @@ FLOW = [
     "speed_work",
     "speed",
     "speed_plots",
-    "handover_command",
     "commands",
     "cli",
     "__main__",

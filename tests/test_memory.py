@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from reft_lib import lora, memory, models, rollout
+from reft_lib import decode, lora, memory, models, rollout
 from reft_lib.config import PRESETS, LoraSettings, RunConfig, preset
 from reft_lib.errors import UserError
 
@@ -46,7 +46,7 @@ def test_what_a_forward_pass_keeps(shape, weights):
     tokens = torch.zeros(2, 48, dtype=torch.long)
     mask = torch.ones_like(tokens)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
-        rollout.last_hidden(model, tokens, mask, rollout.positions(mask))
+        rollout.last_hidden(model, tokens, mask, decode.positions(mask))
     counted = sum(size for size, _ in kept.values())
     assert memory.kept_bytes(shape, tokens.numel(), 8, weights) == pytest.approx(counted, rel=0.03)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from reft_lib import lora, rollout
+from reft_lib import decode, lora, rollout
 from reft_lib.config import LoraSettings
 from reft_lib.errors import UserError
 
@@ -74,7 +74,7 @@ def test_minibatch_trims_only_padding(new_model, tokenizer):
 
 def test_positions_count_real_tokens():
     mask = torch.tensor([[0, 0, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]])
-    assert rollout.positions(mask).tolist() == [[0, 0, 0, 1, 2, 2], [0, 1, 2, 3, 4, 5]]
+    assert decode.positions(mask).tolist() == [[0, 0, 0, 1, 2, 2], [0, 1, 2, 3, 4, 5]]
 
 
 def test_response_ends_with_eos_or_is_cut(new_model, tokenizer):

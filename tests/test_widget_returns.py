@@ -9,13 +9,10 @@ import re
 import shutil
 
 import pytest
-import torch
 
-from reft_lib import lens_log, lora, ppo, rollout, widget_returns, widgets
-from reft_lib.config import LoraSettings, PpoConfig
+from reft_lib import lens_log, widget_returns, widgets
 from reft_lib.errors import UserError
 from reft_lib.lens_log import RECORD, WholeBatch
-from reft_lib.rewards import Graded
 from reft_lib.style import describe
 from reft_lib.widget_returns import BETAS, GAMMAS, LAMBDAS, returns_figure, shaped
 
@@ -124,16 +121,8 @@ def test_live_the_knobs_are_continuous():
     assert "at beta 0.17, lambda 0.95, gamma 0.93." in picture.value
 
 
-def test_a_readers_own_rollout(new_model, tokenizer, examples):
-    policy, settings = (
-        lora.add_adapter(new_model(), LoraSettings()),
-        PpoConfig(batch_size=4, micro_batch=4),
-    )
-    head = ppo.new_value_head(policy, settings, 0)
-    ids = rollout.encode(tokenizer, examples, "ncot")
-    sampled = rollout.sample(policy, tokenizer, ids, 5, generator=torch.Generator().manual_seed(0))
-    graded = [Graded(x, "1", x == 1) for x in (1.0, 0.1, 0.0, 1.0)]
-    experience = ppo.gather(policy, head, sampled, graded, settings)
+def test_a_readers_own_rollout(own_rollout, tokenizer):
+    experience, settings = own_rollout
     made = lens_log.batch_of(experience, 3, tokenizer)
     s = shaped(made, settings.beta, settings.lam, settings.gamma)
     n = len(made.tokens)

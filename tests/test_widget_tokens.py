@@ -9,16 +9,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from matplotlib.colors import to_rgb
 
-from reft_lib import explorer, lens_log, lora, ppo, rollout, runlog, widgets
-from reft_lib.config import LoraSettings, PpoConfig
+from reft_lib import explorer, lens_log, runlog, widgets
 from reft_lib.errors import UserError
 from reft_lib.lens import visible
 from reft_lib.lens_log import RECORD, Sighting
 from reft_lib.lens_record import METRICS
-from reft_lib.rewards import Graded
 from reft_lib.style import minus
 from reft_lib.widget_tokens import QUANTITIES, clipped, lens_html
 
@@ -149,16 +146,8 @@ def test_recorded_numbers_add_up(record):
         assert all(x <= y + 1e-4 for x, y in zip(white, white[1:], strict=False))
 
 
-def test_live_a_readers_own_rollout(new_model, tokenizer, examples):
-    policy, settings = (
-        lora.add_adapter(new_model(), LoraSettings()),
-        PpoConfig(batch_size=4, micro_batch=4),
-    )
-    head = ppo.new_value_head(policy, settings, 0)
-    ids = rollout.encode(tokenizer, examples, "ncot")
-    sampled = rollout.sample(policy, tokenizer, ids, 5, generator=torch.Generator().manual_seed(0))
-    graded = [Graded(x, "1", x == 1) for x in (1.0, 0.1, 0.0, 1.0)]
-    experience = ppo.gather(policy, head, sampled, graded, settings)
+def test_live_a_readers_own_rollout(own_rollout, tokenizer, examples):
+    experience, settings = own_rollout
     seen = lens_log.sight(experience, 1, tokenizer, examples[1], settings)
     assert seen.whitened == pytest.approx(
         experience.advantages[1, : len(seen.tokens)].tolist(), abs=1e-4
