@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -136,7 +136,8 @@ def attention(
         True where a query may look, or numbers to add to the scores; None: a query looks at
         everything up to itself.
     options
-        ``scaling`` of the scores and whatever else transformers gives.
+        ``scaling`` of the scores, ``ragged`` (a :class:`reft_lib.ragged.Ragged`) if the tokens
+        of a batch lie in one row, and whatever else transformers gives.
 
     Returns
     -------
@@ -145,8 +146,11 @@ def attention(
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    (batch, heads, t, _), (groups, s) = query.shape, key.shape[1:3]
     low = precision(query)
+    if (ragged := options.pop("ragged", None)) is not None:
+        inner = partial(attention, module, **options)
+        return ragged.attend(inner, *(x.to(low) for x in (query, key, value))), None
+    (batch, heads, t, _), (groups, s) = query.shape, key.shape[1:3]
     suits = _enabled and low == torch.bfloat16 and query.device.type == "cpu" and t > 1
     known = mask is not None or (t == s and getattr(module, "is_causal", True))
     unusual = options.get("dropout") or any(options.get(name) is not None for name in UNUSUAL)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reft_lib import llama_decode, losses, models, prompts
+from reft_lib import llama_decode, losses, models, prompts, ragged
 from reft_lib.config import Format
 from reft_lib.data import Example
 from reft_lib.decode import choose, positions
@@ -226,13 +226,24 @@ def score(
     values : float32 Tensor (B, R) or None
         The value head's estimate before each response token; None without a head.
     """
-    hidden = last_hidden(model, batch.sequences, batch.attention_mask, batch.position_ids)
-    hidden = hidden[:, batch.prompt_width - 1 : -1]  # (B, R, H)
+    hidden = before_responses(model, batch)
     mask = batch.response_mask
     logits = model.get_output_embeddings()(hidden[mask])  # (N, V): none for padding
     logp = torch.zeros(mask.shape, device=mask.device)
     logp[mask] = losses.token_logprobs(logits, batch.responses[mask])
     return logp, None if head is None else head(hidden)
+
+
+def before_responses(model: Any, batch: Rollout) -> Tensor:
+    """Return the hidden states (B, R, H) that predict the response tokens.
+
+    Without padding and with each prompt once where the model allows it (:mod:`reft_lib.ragged`).
+    """
+    if ragged.suits(model):
+        laid = ragged.lay_out(batch.sequences, batch.attention_mask, batch.response_mask)
+        return ragged.before_responses(model, laid)
+    hidden = last_hidden(model, batch.sequences, batch.attention_mask, batch.position_ids)
+    return hidden[:, batch.prompt_width - 1 : -1]
 
 
 def last_hidden(model: Any, tokens: Tensor, mask: Tensor, position_ids: Tensor) -> Tensor:

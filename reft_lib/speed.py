@@ -8,6 +8,7 @@ that a machine that slows down for a while slows all of them. Only ratios within
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import importlib.util
 import json
 import multiprocessing
@@ -38,14 +39,14 @@ def cases(model: str, kind: str, device: str = "auto") -> list[Case]:
 
     For whole steps of nano they go from 1 to 16 times the work.
     """
-    base = Case(model, device=device)
+    base, nano = Case(model, device=device), model == "nano"
     if kind == "memory":
         return [dataclasses.replace(base, rows=16, mean=16, most=64)]
-    if model != "nano":
-        return [base]
     if kind == "step":
-        return [dataclasses.replace(base, rows=rows) for rows in (16, 32, 64, 128, 256)]
-    other: list[dict[str, Any]] = [{"rows": 256}, {"prompt": 192}, {"mean": 96, "most": 256}]
+        rows = (16, 32, 64, 128, 256) if nano else (16, 64)
+        return [dataclasses.replace(base, rows=n) for n in rows]
+    other: list[dict[str, Any]] = [{"rows": 256 if nano else 16}, {"prompt": 192}]
+    other += [{"mean": 96, "most": 256}] if nano else []
     return [base, *(dataclasses.replace(base, **changes) for changes in other)]
 
 
@@ -119,9 +120,10 @@ def measure(kind: str, case: Case, rounds: int, engines: Sequence[str] = ()) -> 
     Returns
     -------
     dict
-        ``kind``, ``case``, ``device``, ``limits`` (:func:`limits`, median over the rounds) and
-        ``engines``: by name, lists ``seconds``, ``tokens`` and ``held_mb`` with an entry for each
-        round, ``flops`` (of a round, where they are counted) and ``peak_mb``.
+        ``kind``, ``case``; ``device``, ``git`` and ``versions`` (:mod:`reft_lib.machine`);
+        ``limits`` (:func:`limits`, median over the rounds); ``engines``: by name, lists
+        ``seconds``, ``tokens`` and ``held_mb`` with an entry for each round, ``flops`` (of a
+        round, where they are counted) and ``peak_mb``.
     """
     served = "step" if kind == "memory" else kind
     known = ENGINES[served]
@@ -161,13 +163,16 @@ def measure(kind: str, case: Case, rounds: int, engines: Sequence[str] = ()) -> 
         for process in processes:
             process.join(timeout=10)
             process.kill()
+    made = machine.environment()
+    if "trl" in results:
+        made["versions"]["trl"] = importlib.metadata.version("trl")
     for one in results.values():
         one["peak_mb"] = max(one["peak_mb"])  # type: ignore[assignment]
         one["flops"] = one["flops"][0]  # type: ignore[assignment]
     return {
         "kind": kind,
         "case": dataclasses.asdict(case),
-        "device": machine.device(),
+        **{key: made[key] for key in ("device", "git", "versions")},
         "limits": {key: statistics.median(r[key] for r in rates) for key in rates[0]},
         "engines": results,
     }

@@ -12,9 +12,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from reft_lib import speed
+from reft_lib import ragged, speed
 from reft_lib.errors import UserError
 from reft_lib.plots import panels
+from reft_lib.rollout import Rollout
 from reft_lib.style import COLOURS, finish, style
 
 LOOKS = {
@@ -25,6 +26,13 @@ LOOKS = {
     "reft_lib": ("reft", "", "o", "-"),
 }
 """Colour, hatch, marker and line of each engine."""
+PLACES = {
+    "prompt": ("reft", ""),
+    "the same prompt": ("sft", "////"),
+    "response": ("right", ""),
+    "padding": ("pale", ""),
+}
+"""Colour and hatch of each kind of place in a batch."""
 TITLES = {"rollout": "Rollout", "update": "Update", "step": "Whole step (GRPO)"}
 
 
@@ -67,6 +75,46 @@ def rates(records: Sequence[dict[str, Any]], model: str = "nano") -> Figure:
         ax.grid(visible=False, axis="y")
         ax.margins(x=0.08)
     return finish(fig, f"Speed of {model}. {' '.join(said)}")
+
+
+@style()
+def places(batch: Rollout) -> Figure:
+    """Draw a padded batch place by place: what must be read, and what is read for nothing.
+
+    Parameters
+    ----------
+    batch : Rollout
+        Some rows, those with the same prompt side by side.
+    """
+    laid = ragged.lay_out(batch.sequences, batch.attention_mask, batch.response_mask)
+    width = batch.prompt_width
+    rows, columns = batch.sequences.shape
+    filled = batch.attention_mask[:, :width].sum(dim=1).tolist()
+    lengths, which = batch.lengths.tolist(), laid.which.tolist()
+    fig, axes = panels(6.4, 0.8 + 0.16 * rows)
+    ax, parts = axes[0][0], {name: 0 for name in PLACES}
+    for y in range(rows):
+        said = "prompt" if which[y] not in which[:y] else "the same prompt"
+        spans = [
+            ("padding", 0, width - filled[y]),
+            (said, width - filled[y], filled[y]),
+            ("response", width, lengths[y]),
+            ("padding", width + lengths[y], columns - width - lengths[y]),
+        ]
+        for name, at, n in spans:
+            colour, hatch = PLACES[name]
+            ax.barh(y, n, 0.9, left=at, facecolor=COLOURS[colour], hatch=hatch,
+                    edgecolor="white", lw=0, label="" if parts[name] else name)  # fmt: skip
+            parts[name] += n
+    ax.set(yticks=[], ylim=(rows - 0.4, -0.6), xlim=(0, columns), xlabel="column")
+    ax.grid(visible=False)
+    fig.legend(loc="outside upper center", ncols=4)
+    counts = ", ".join(f"{name} {n:,}" for name, n in parts.items())
+    return finish(
+        fig,
+        f"A batch of {rows} rows and {columns} columns, {rows * columns:,} places: {counts}. "
+        f"Without padding and with each prompt once {len(laid.tokens):,} tokens are read.",
+    )
 
 
 @style()

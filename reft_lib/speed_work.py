@@ -77,7 +77,8 @@ def _update(case: Case, gate: Gate) -> None:
     sampled = rollout.sample(policy, tokenizer, ids, case.most, generator=generator)
     order = sampled.attention_mask.sum(dim=1).argsort(stable=True)
     tokens = int(sampled.attention_mask.sum())
-    flops = update_flops(policy, tokens, int(sampled.lengths.sum()))
+    # a row's last token predicts nothing, and so has not to be read
+    flops = update_flops(policy, tokens - case.rows, int(sampled.lengths.sum()))
     while gate.wait():
         policy.zero_grad()
         for rows in order.split(32):

@@ -77,6 +77,7 @@ FLOW = [
     # sampling, rewarding, and the loops
     "decode",
     "llama_decode",
+    "ragged",
     "rollout",
     "rewards",
     "shared_rollout",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 
 from reft_lib import speed_plots, style
 from reft_lib.errors import UserError
+from reft_lib.rollout import Rollout
 from reft_lib.speed_case import Case
 
 
@@ -60,3 +62,19 @@ def test_what_is_missing_is_named():
         speed_plots.growth(RECORDS[:3])
     with pytest.raises(UserError, match="no long run"):
         speed_plots.memory(RECORDS[:3])
+
+
+def test_places_of_a_batch_are_counted():
+    """Rows: q1 q2 | a b c; q1 q2 | d; r | e f, padded to two and three columns."""
+    batch = Rollout(
+        sequences=torch.tensor([[1, 2, 11, 12, 13], [1, 2, 14, 9, 9], [9, 3, 15, 16, 9]]),
+        attention_mask=torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [0, 1, 1, 1, 0]]),
+        position_ids=torch.zeros(3, 5, dtype=torch.int64),
+        response_mask=torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0]], dtype=torch.bool),
+        logprobs=torch.zeros(3, 3),
+        ended=torch.ones(3, dtype=torch.bool),
+        texts=[""] * 3,
+    )
+    said = style.describe(speed_plots.places(batch))
+    assert "15 places: prompt 3, the same prompt 2, response 6, padding 4." in said
+    assert said.endswith("6 tokens are read.")
