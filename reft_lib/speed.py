@@ -39,13 +39,15 @@ def cases(model: str, kind: str, device: str = "auto") -> list[Case]:
 
     For whole steps of nano they go from 1 to 16 times the work.
     """
-    base, nano = Case(model, device=device), model == "nano"
+    nano = model == "nano"
+    base = Case(model, micro=0 if nano else 8, device=device)  # 8: what 16 GB hold of SmolLM2
     if kind == "memory":
         return [dataclasses.replace(base, rows=16, mean=16, most=64)]
     if kind == "step":
         rows = (16, 32, 64, 128, 256) if nano else (16, 64)
         return [dataclasses.replace(base, rows=n) for n in rows]
-    other: list[dict[str, Any]] = [{"rows": 256 if nano else 16}, {"prompt": 192}]
+    other: list[dict[str, Any]] = [{"rows": 256 if nano else 16}]
+    other += [{"prompt": 192}] if nano or kind == "rollout" else []
     other += [{"mean": 96, "most": 256}] if nano else []
     return [base, *(dataclasses.replace(base, **changes) for changes in other)]
 

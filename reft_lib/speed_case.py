@@ -41,6 +41,8 @@ class Case:
     """Responses are cut here."""
     group: int = 8
     """Whole steps: responses to the same prompt."""
+    micro: int = 0
+    """Padded rows that memory allows to be read at once in an update; 0: as many as wanted."""
     bf16: bool = True
     device: str = "auto"
 
