@@ -184,7 +184,7 @@ def memory(plan: Plan) -> dict[str, float]:
         "cache": 2.0 * size * shape.layers * shape.kv * (plan.prompt + plan.response) * rows
         / plan.split,
         "activations": activations,
-        "logits": plan.micro * plan.response * shape.vocab * (2.0 * size + 8.0),
+        "logits": plan.micro * plan.response * shape.vocab * 2.0 * size,
     }  # fmt: skip
     fixed = found["weights"] + found["adapter"]
     found["total"] = fixed + max(found["cache"], found["activations"] + found["logits"])

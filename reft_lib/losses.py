@@ -11,8 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from reft_lib import kl
+from reft_lib import fused, kl
 from reft_lib.errors import UserError
+from reft_lib.vocabulary import TokenLogprobs
 
 Per = Literal["sequence", "token"]
 
@@ -34,7 +35,14 @@ def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
     -------
     float32 Tensor (...). Computed in float32 whatever the dtype of the logits: bfloat16 has 8
     significant bits, too few for the ratio of two nearly equal probabilities.
+
+    Notes
+    -----
+    Rows (N, V) go through :class:`reft_lib.vocabulary.TokenLogprobs`, which holds less memory.
     """
+    if logits.dim() == 2 and fused.enabled():
+        rows: Tensor = TokenLogprobs.apply(logits, tokens)
+        return rows
     return torch.log_softmax(logits.float(), dim=-1).gather(-1, tokens[..., None]).squeeze(-1)
 
 

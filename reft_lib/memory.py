@@ -117,9 +117,9 @@ def estimate(config: RunConfig, prompt_tokens: int = 160) -> dict[str, float]:
         # float32: itself, gradient, two moments; the best so far, the warm-up's, the reference
         "adapter": (28.0 + 16.0 * (config.ppo.value_trunk == "separate")) * shape.adapter(rank),
         "sampling": 2.0 * size * shape.layers * shape.kv * length * rows,
-        # logits of the responses: as computed, in float32, and the gradient of both
+        # logits of the responses and their gradient
         "update": kept_bytes(shape, micro * length, rank, config.weights)
-        + micro * sample.max_new_tokens * shape.vocab * (2 * size + 8.0),
+        + micro * sample.max_new_tokens * shape.vocab * 2.0 * size,
     }
     if config.rerank:  # a verifier has a trunk of its own: weights, adapter, what training keeps
         rows = min(config.verifier.micro_batch, config.verifier.batch_size)

@@ -198,7 +198,7 @@ def test_what_cannot_be_fused_is_left_to_peft(new_model, roll):
     torch.manual_seed(0)
     with fused.plain():
         two, _ = rollout.score(policy, roll)
-    torch.testing.assert_close(one, two, rtol=0, atol=0)
+    torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)  # the same units dropped
     policy = adapted(new_model())
     for p in policy.parameters():
         p.requires_grad_(True)

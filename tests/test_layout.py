@@ -68,6 +68,7 @@ FLOW = [
     # pure functions of tensors: they know nothing of models or text
     "kl",
     "advantage",
+    "vocabulary",
     "losses",
     "relative_losses",
     "groups",
