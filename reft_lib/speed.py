@@ -44,7 +44,7 @@ def cases(model: str, kind: str, device: str = "auto") -> list[Case]:
     if kind == "memory":
         return [dataclasses.replace(base, rows=16, mean=16, most=64)]
     if kind == "step":
-        rows = (16, 32, 64, 128, 256) if nano else (16, 64)
+        rows = (16, 32, 64, 128, 256) if nano else (16, 32)
         return [dataclasses.replace(base, rows=n) for n in rows]
     other: list[dict[str, Any]] = [{"rows": 256 if nano else 16}]
     other += [{"prompt": 192}] if nano or kind == "rollout" else []
