@@ -182,11 +182,13 @@ def fuse(model: Any) -> Any:
     The same model. Merging, saving, loading and further adapters work as before.
     """
     linear = _lora_class()
-    for module in model.modules():
+    for name, module in model.named_modules():
         kind = type(module)
         if kind is linear.__base__ and type(module.base_layer) is nn.Linear:
             module.__class__ = linear
-        elif kind.__name__ in NORMS:
+        elif kind.__name__ in NORMS and ".layers." in f".{name}":
+            # not the last one: what goes to the head is often a view, and from a view in bfloat16
+            # PyTorch multiplies row by row, with a copy of all weights for each
             module.__class__ = _norm_class(kind)  # type: ignore[arg-type]
     return model
 

@@ -127,8 +127,7 @@ def measure(kind: str, case: Case, rounds: int, engines: Sequence[str] = ()) -> 
         ``seconds``, ``tokens`` and ``held_mb`` with an entry for each round, ``flops`` (of a
         round, where they are counted) and ``peak_mb``.
     """
-    served = "step" if kind == "memory" else kind
-    known = ENGINES[served]
+    known = ENGINES["step" if kind == "memory" else kind]
     if kind == "memory":
         known, rounds = {"reft_lib": known["reft_lib"]}, LONG
     elif kind == "rollout" and torch.cuda.is_available() and case.device != "cpu":
@@ -145,7 +144,7 @@ def measure(kind: str, case: Case, rounds: int, engines: Sequence[str] = ()) -> 
     try:
         for name in wanted:
             pipes[name], theirs = context.Pipe()
-            process = context.Process(target=serve, args=(theirs, served, name, case), daemon=True)
+            process = context.Process(target=serve, args=(theirs, kind, name, case), daemon=True)
             process.start()
             theirs.close()
             processes.append(process)

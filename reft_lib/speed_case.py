@@ -7,6 +7,7 @@ on its training. Here its head gives the end-of-sequence token the same probabil
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import resource
@@ -66,8 +67,8 @@ class EvenEnding(nn.Linear):
 class Gate:
     """Opens when the parent process asks for a piece of work, and times it."""
 
-    def __init__(self, pipe: Any) -> None:
-        self.pipe, self.began = pipe, 0.0
+    def __init__(self, pipe: Any, trim: bool = False) -> None:
+        self.pipe, self.began, self.trim = pipe, 0.0, trim
 
     def wait(self) -> bool:
         """Wait until asked; false when nothing more is wanted."""
@@ -81,7 +82,7 @@ class Gate:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - self.began
         found = {"seconds": seconds, "tokens": tokens, "flops": flops}
-        self.pipe.send({**found, "peak_mb": peak_memory(), "held_mb": held_memory()})
+        self.pipe.send({**found, "peak_mb": peak_memory(), "held_mb": held_memory(self.trim)})
 
 
 def peak_memory() -> float:
@@ -95,10 +96,16 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e6
 
 
-def held_memory() -> float:
-    """Return the memory in MB that this process holds now; 0 where the system does not tell."""
+def held_memory(trim: bool = False) -> float:
+    """Return the memory in MB that this process holds now; 0 where the system does not tell.
+
+    With ``trim`` the C library first gives back what it keeps for later, where it can do so: what
+    remains is in use.
+    """
     if torch.cuda.is_available():
         return torch.cuda.memory_allocated() / 1e6
+    if trim and sys.platform == "linux":
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: 0)(0)
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except OSError:

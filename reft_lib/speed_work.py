@@ -190,7 +190,8 @@ def serve(pipe: Any, kind: str, name: str, case: Case) -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     try:
-        (ENGINES[kind] | ON_GPU)[name](case, Gate(pipe))
+        engines = ENGINES["step" if kind == "memory" else kind] | ON_GPU
+        engines[name](case, Gate(pipe, trim=kind == "memory"))
     except (SystemExit, EOFError):
         pass
     except Exception as error:  # whatever it is, the parent must not wait for ever

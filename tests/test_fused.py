@@ -55,8 +55,19 @@ def kinds(policy):
 
 def test_an_adapter_brings_fused_layers(policy):
     assert kinds(policy).count("FusedLinear") == 14  # seven in each of two layers
-    assert kinds(policy).count("FusedLlamaRMSNorm") == 5
+    assert kinds(policy).count("FusedLlamaRMSNorm") == 4  # two in each layer; not the last one
     assert policy.get_base_model().config._attn_implementation == fused.ATTENTION
+
+
+@NEED_BF16
+def test_the_head_gets_float32(policy):
+    """From a view in bfloat16 it would multiply row by row, with a copy of its weights for each."""
+    seen = []
+    head = policy.get_base_model().lm_head
+    head.register_forward_pre_hook(lambda _, given: seen.append(given[0].dtype))
+    with torch.no_grad(), models.autocast("cpu"):
+        policy(input_ids=torch.tensor(RAGGED[:1]), logits_to_keep=1)
+    assert seen == [torch.float32]
 
 
 def test_in_float32_they_equal_the_plain_ones(policy, roll):
