@@ -16,7 +16,7 @@ from reft_lib import runlog, stats, study
 from reft_lib.compare import RUNS
 from reft_lib.errors import UserError
 from reft_lib.plots import panels
-from reft_lib.style import COLOURS, finish, style
+from reft_lib.style import COLOURS, finish, minus, style
 
 
 class Row(NamedTuple):
@@ -148,7 +148,7 @@ def as_words(table: Any) -> Any:
         if pd.isna(row[name]):
             return "" if row["seeds"] else "not yet run"
         pm = row.get(f"{name}_pm")
-        return f"{row[name]:{spec}}" + ("" if pm is None or pd.isna(pm) else f" ± {pm:.1f}")
+        return minus(f"{row[name]:{spec}}") + ("" if pm is None or pd.isna(pm) else f" ± {pm:.1f}")
 
     said = {
         label: {
