@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,39 @@ def test_help_lists_every_command():
     for name in ("compare", "table", "pretrain-nano", "pretrain-encoder", "make-problems"):
         assert name in COMMANDS
         assert any(line.split()[:1] == [name] for line in done.stdout.splitlines())
+
+
+def test_help_is_quick_and_loads_nothing_heavy():
+    """Under a second; the fastest of three, since other programs may be running."""
+
+    def seconds() -> float:
+        began = time.perf_counter()
+        assert run("--help").returncode == 0
+        return time.perf_counter() - began
+
+    assert min(seconds() for _ in range(3)) < 1.0
+    code = "import sys; sys.argv = ['reft_lib', '--help']\nimport reft_lib.cli as cli\n"
+    code += "try:\n    cli.main(['--help'])\nexcept SystemExit:\n    pass\n"
+    code += "print(sorted({'torch', 'transformers', 'peft', 'pandas'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_importing_the_loops_takes_little_beyond_torch():
+    """Under 0.2 s for what ReFT needs, once torch is there; transformers comes with a model."""
+    code = (
+        "import time, torch; began = time.perf_counter(); import reft_lib.ppo, reft_lib.sft; "
+        "import sys; print(time.perf_counter() - began, 'transformers' in sys.modules)"
+    )
+    found = []
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+        )
+        seconds, heavy = done.stdout.split()
+        assert heavy == "False"
+        found.append(float(seconds))
+    assert min(found) < 0.2
 
 
 def test_an_unknown_command_ends_the_process_with_one_line():
