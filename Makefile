@@ -28,7 +28,7 @@ help:
 	@echo "make test       every check and every test"
 	@echo ""
 	@echo "make lint       ruff and mypy alone"
-	@echo "make bench      measure speed and memory beside trl; records in data/runs/speed"
+	@echo "make bench      measure speed and memory beside trl; records in runs/speed"
 	@echo "make browser    test the built book in Chromium; pictures of its pages: _build/screenshots"
 	@echo "make notebooks  execute the chapters again and store their outputs in book/"
 	@echo "make clean      remove what was built and the caches (the environment stays)"

@@ -225,7 +225,7 @@ class Bench:
     """What to measure."""
     rounds: int = 5
     """How often each engine works, in turn with the others."""
-    out: Path = Path("data/runs/speed")
+    out: Path = Path("runs/speed")
     """Folder of the records; finished ones in it are kept."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes the GPU where there is one."""

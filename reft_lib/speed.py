@@ -56,7 +56,7 @@ def bench(
     names: Sequence[str] = ("nano",),
     kinds: Sequence[str] = KINDS,
     rounds: int = 5,
-    out: Path = Path("data/runs/speed"),
+    out: Path = Path("runs/speed"),
     device: str = "auto",
     engines: Sequence[str] = (),
 ) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from reft_lib import ragged, speed
 from reft_lib.errors import UserError
@@ -140,6 +141,10 @@ def growth(records: Sequence[dict[str, Any]], model: str = "nano") -> Figure:
             ax.plot([t0, t1], [s0, s0 * t1 / t0], color=COLOURS["ink"], lw=0.8, ls=":",
                     label="linear")  # fmt: skip
     ax.set(xscale="log", yscale="log", xlabel="tokens sampled in a step", ylabel="seconds a step")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:,g}")
+        axis.set_minor_formatter(NullFormatter())
     ax.legend()
     return finish(
         fig,
