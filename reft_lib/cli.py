@@ -12,7 +12,7 @@ from typing import Any
 
 import tyro
 
-from reft_lib import parallel
+from reft_lib import machine, parallel
 from reft_lib.commands import COMMANDS, Reproduce
 from reft_lib.config import preset
 from reft_lib.errors import NumericalError, UserError
@@ -88,6 +88,7 @@ def overview() -> str:
 
 def main(args: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    machine.keep_memory()
     try:
         with parallel.session():
             command = parse(sys.argv[1:] if args is None else args)

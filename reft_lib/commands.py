@@ -234,14 +234,14 @@ class Bench:
 
     def run(self) -> None:
         """Measure, and print a table."""
-        from reft_lib import speed
+        from reft_lib import speed, speed_records
 
         if self.rounds < 1:
             raise UserError(f"--rounds is {self.rounds}; it must be at least 1")
         found = speed.bench(
             self.models, self.kinds, self.rounds, self.out, self.device, self.engines
         )
-        print(speed.as_text(found))
+        print(speed_records.as_text(found))
 
 
 COMMANDS: dict[str, Any] = {

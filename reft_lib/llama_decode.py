@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from reft_lib import fused, models
+from reft_lib import fused, models, switch
 from reft_lib.decode import CachedDecoder, Decoder
 
 
@@ -35,7 +35,7 @@ def decoder(model: Any, room: int) -> Decoder:
     room : int
         Most tokens that each row will be given after its prompt.
     """
-    return LlamaDecoder(model, room) if fused.enabled() and suits(model) else CachedDecoder(model)
+    return LlamaDecoder(model, room) if switch.enabled() and suits(model) else CachedDecoder(model)
 
 
 def suits(model: Any) -> bool:
@@ -84,7 +84,7 @@ class LlamaDecoder:
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
         head = base.lm_head
         wide = config.hidden_size >= WIDE
-        self.dtype = dtype = fused.precision(head.weight) if wide else head.weight.dtype
+        self.dtype = dtype = switch.precision(head.weight) if wide else head.weight.dtype
         self.blocks = []
         for layer in base.model.layers:
             attn, mlp = layer.self_attn, layer.mlp
@@ -102,7 +102,7 @@ class LlamaDecoder:
             )
         self.embedding = base.model.embed_tokens.weight
         self.norm, self.head = base.model.norm.weight.float(), head
-        if type(head) is torch.nn.Linear:
+        if type(head) in (torch.nn.Linear, fused.FusedHead):
             bias = None if head.bias is None else head.bias.to(dtype)
             weight = head.weight.to(dtype)
             self.head = lambda hidden: functional.linear(hidden, weight, bias)

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from reft_lib import fused, kl
+from reft_lib import kl, switch
 from reft_lib.errors import UserError
 from reft_lib.vocabulary import TokenLogprobs
 
@@ -40,7 +40,7 @@ def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
     -----
     Rows (N, V) go through :class:`reft_lib.vocabulary.TokenLogprobs`, which holds less memory.
     """
-    if logits.dim() == 2 and fused.enabled():
+    if logits.dim() == 2 and switch.enabled():
         rows: Tensor = TokenLogprobs.apply(logits, tokens)
         return rows
     return torch.log_softmax(logits.float(), dim=-1).gather(-1, tokens[..., None]).squeeze(-1)

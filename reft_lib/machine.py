@@ -5,6 +5,7 @@ Nothing here names a place on this machine: a record is made to be committed and
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import re
@@ -20,6 +21,20 @@ PACKAGES = ("torch", "transformers", "peft", "numpy")
 # An absolute path inside a text, at its start or after a space, quote, "=" and the like; never the
 # "//host/page" of an address. The group is the path's last part, which is all that is kept.
 ABSOLUTE_PATH = re.compile(r"(?<![\w./~}])(?:file://)?/(?:[^\s/'\",:]+/)+([^\s/'\",:]*)")
+
+
+def keep_memory() -> bool:
+    """Let the C library keep what is freed for the next allocation; returns whether it will.
+
+    An update frees what the next one wants again. By default glibc gives large blocks back to the
+    system at once, and every page of the next ones has to be fetched and cleared. It is a setting
+    of the whole process, and glibc's alone.
+    """
+    if sys.platform != "linux":
+        return False
+    set_option = getattr(ctypes.CDLL(None), "mallopt", lambda option, value: 0)
+    trim_threshold, mmap_max = -1, -4  # as in malloc.h
+    return bool(set_option(mmap_max, 0) and set_option(trim_threshold, 2**31 - 1))
 
 
 def environment() -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from reft_lib import fused, smollm2
+from reft_lib import attention, smollm2
 from reft_lib.errors import UserError
 
 NANO_FOLDER = Path(__file__).resolve().parent.parent / "data" / "nano"
@@ -61,7 +61,7 @@ def load(name_or_path: str, dtype: str = "float32", attn: str = "sdpa") -> tuple
         raise UserError(f"unknown dtype {dtype!r}; there are: {', '.join(DTYPES)}")
     name, source = _locate(name_or_path)
     model = _load_model(source, dtype=DTYPES[dtype], attn_implementation=attn)
-    fused.use_attention(model)
+    attention.use_attention(model)
     tokenizer = _load_tokenizer(source)
     model.name_or_path = model.config._name_or_path = name
     _prepare_tokenizer(tokenizer, model)

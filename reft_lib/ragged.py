@@ -23,7 +23,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from reft_lib import fused, models
+from reft_lib import attention, models, switch
+
+ROWS = 8
+"""Responses of like length that attend in a rectangle of their own, on a CPU."""
 
 
 class Rectangle:
@@ -38,15 +41,22 @@ class Rectangle:
     def __init__(self, mask: Tensor) -> None:
         self.mask = mask
         self.at = mask.flatten().nonzero().squeeze(1)  # once: a GPU has to wait for it
+        self.of = (mask.flatten().cumsum(dim=0) - 1).clamp(min=0)  # the token of each place
+
+    def __len__(self) -> int:
+        return len(self.at)
 
     def spread(self, x: Tensor) -> Tensor:
-        """Put tokens (heads, n, D) in their places; returns (B, heads, T, D), 0 elsewhere."""
-        rows: Tensor = _Spread.apply(x.transpose(0, 1), self.at, self.mask.shape)
-        return rows.transpose(1, 2)
+        """Put tokens (heads, n, D) in their places; returns (B, heads, T, D).
+
+        In the other places stand copies of some token: nobody may look at them.
+        """
+        rows: Tensor = _Spread.apply(x.transpose(0, 1), self.at, self.of)
+        return rows.view(*self.mask.shape, *rows.shape[1:]).transpose(1, 2)
 
     def collect(self, x: Tensor) -> Tensor:
         """Return the tokens (n, heads, D) of x (B, T, heads, D)."""
-        rows: Tensor = _Collect.apply(x, self.at)
+        rows: Tensor = _Collect.apply(x.flatten(0, 1), self.at)
         return rows
 
     def causal(self) -> Tensor:
@@ -55,6 +65,18 @@ class Rectangle:
         every = torch.ones(width, width, dtype=torch.bool, device=self.mask.device)
         # Padding looks at itself, or it would look at nothing, which has no softmax.
         return (self.mask[:, None, None, :] & every.tril()) | every.triu().tril()
+
+
+@dataclass
+class Responses:
+    """Some rows of a batch, b of them, whose longest response has T + 1 tokens."""
+
+    read: Rectangle
+    """(b, T): response tokens that predict another one."""
+    which: Tensor
+    """int64 (b,): the prompt of each row."""
+    seen: Tensor
+    """bool (b, 1, T, P + T): True where a token may look at its prompt or its response."""
 
 
 @dataclass
@@ -67,10 +89,12 @@ class Ragged:
     """int64 (N,): places in their own rows, from 0."""
     prompts: Rectangle
     """(U, P)."""
+    seen: Tensor
+    """bool (U, 1, P, P): True where a prompt's token may look at another one."""
     which: Tensor
     """int64 (B,): the prompt of each row."""
-    read: Rectangle
-    """(B, R - 1): response tokens that predict another one."""
+    responses: list[Responses]
+    """All rows, some at a time, in the order of their tokens."""
     before: Tensor
     """int64 (B, R): the token whose output predicts each response token; 0 under padding."""
 
@@ -89,27 +113,25 @@ class Ragged:
         -------
         Tensor (1, N, heads, D)
         """
-        n = len(self.prompts.at)
-        asked = [self.prompts.spread(x[0, :, :n]) for x in (q, k, v)]
-        out = self.prompts.collect(attention(*asked, self.prompts.causal())[0])
-        if n < len(self.tokens):
-            said = [self.read.spread(x[0, :, n:]) for x in (q, k, v)]
+        sizes = [len(self.prompts), *(len(some.read) for some in self.responses)]
+        parts = list(zip(*(x[0].split(sizes, dim=1) for x in (q, k, v)), strict=True))
+        asked = [self.prompts.spread(x) for x in parts[0]]
+        out = [self.prompts.collect(attention(*asked, self.seen)[0])]
+        for some, part in zip(self.responses, parts[1:], strict=True):
+            said = [some.read.spread(x) for x in part]
             keys, values = (
-                torch.cat([x[self.which], y], dim=2)
+                torch.cat([x.index_select(0, some.which), y], dim=2)
                 for x, y in zip(asked[1:], said[1:], strict=True)
             )
-            own = self.read.causal()
-            prompt = self.prompts.mask[self.which][:, None, None].expand(-1, 1, own.shape[2], -1)
-            found = attention(said[0], keys, values, torch.cat([prompt, own], dim=3))[0]
-            out = torch.cat([out, self.read.collect(found)])
-        return out[None]
+            out.append(some.read.collect(attention(said[0], keys, values, some.seen)[0]))
+        return torch.cat(out)[None]
 
 
 def suits(model: Any) -> bool:
     """Return whether a model can read ragged batches; others read padded ones."""
     config = models.unwrapped(model).config
-    known = config.model_type == "llama" and config._attn_implementation == fused.ATTENTION
-    return fused.enabled() and known
+    known = config.model_type == "llama" and config._attn_implementation == attention.ATTENTION
+    return switch.enabled() and known
 
 
 def lay_out(sequences: Tensor, attention_mask: Tensor, response_mask: Tensor) -> Ragged:
@@ -127,19 +149,28 @@ def lay_out(sequences: Tensor, attention_mask: Tensor, response_mask: Tensor) ->
     filled = attention_mask[:, :width] == 1
     marked = sequences[:, :width].masked_fill(~filled, -1)  # padding equals no token
     different, which = torch.unique(marked, dim=0, return_inverse=True)
-    prompts, read = different >= 0, mask[:, 1:]
-    lengths = prompts.sum(dim=1)
-    places = lengths[which][:, None] + torch.arange(read.shape[1], device=mask.device)
-    at = torch.zeros(read.shape, dtype=torch.int64, device=mask.device)
-    at[read] = int(lengths.sum()) + torch.arange(int(read.sum()), device=mask.device)
+    prompts = Rectangle(different >= 0)
+    lengths = prompts.mask.sum(dim=1)
     last = lengths.cumsum(dim=0)[which] - 1  # padding is on the left: prompts end with a token
+    before = torch.zeros(mask.shape, dtype=torch.int64, device=mask.device)
+    before[:, 0] = last
+    tokens, places = [different[prompts.mask]], [(prompts.mask.cumsum(dim=1) - 1)[prompts.mask]]
+    said, used, responses = mask.sum(dim=1) - 1, len(prompts), []
+    for rows in said.argsort(stable=True).split(ROWS if mask.device.type == "cpu" else len(mask)):
+        if longest := int(said[rows].max()):
+            read = Rectangle(mask[rows, 1 : longest + 1])
+            own, prompt = read.causal(), prompts.mask[which[rows]][:, None, None]
+            seen = torch.cat([prompt.expand(-1, 1, longest, -1), own], dim=3)
+            responses.append(Responses(read, which[rows], seen))
+            tokens.append(sequences[rows, width : width + longest][read.mask])
+            at = lengths[which[rows]][:, None] + torch.arange(longest, device=mask.device)
+            places.append(at[read.mask])
+            found = torch.zeros(read.mask.shape, dtype=torch.int64, device=mask.device)
+            found[read.mask] = used + torch.arange(len(read), device=mask.device)
+            before[rows, 1 : longest + 1] = found
+            used += len(read)
     return Ragged(
-        tokens=torch.cat([different[prompts], sequences[:, width:-1][read]]),
-        position_ids=torch.cat([(prompts.cumsum(dim=1) - 1)[prompts], places[read]]),
-        prompts=Rectangle(prompts),
-        which=which,
-        read=Rectangle(read),
-        before=torch.cat([last[:, None], at], dim=1),
+        torch.cat(tokens), torch.cat(places), prompts, prompts.causal(), which, responses, before
     )
 
 
@@ -159,39 +190,36 @@ def before_responses(model: Any, laid: Ragged) -> Tensor:
 
 
 class _Spread(torch.autograd.Function):
-    """The gradient of spreading is collecting; autograd's own would add up what never meets."""
+    """Takes tokens to places; a token's gradient is that of its own place, not of its copies."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, at: Tensor, shape: tuple[int, int]) -> Tensor:
-        """Return (B, T, heads, D), 0 but in n places, for x (n, heads, D)."""
+    def forward(ctx: Any, x: Tensor, at: Tensor, of: Tensor) -> Tensor:
+        """Return (B T, heads, D) for x (n, heads, D)."""
         ctx.save_for_backward(at)
-        out = x.new_zeros(shape[0] * shape[1], *x.shape[1:])
-        out[at] = x
-        return out.view(*shape, *x.shape[1:])
+        return x[of]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         """Return the gradient of x."""
         (at,) = ctx.saved_tensors
-        return grad.flatten(0, 1)[at], None, None
+        return grad[at], None, None
 
 
 class _Collect(torch.autograd.Function):
-    """The gradient of collecting is spreading."""
+    """Takes tokens from places, all of them different; autograd's own would add up nevertheless."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, at: Tensor) -> Tensor:
-        """Return (n, heads, D) for x (B, T, heads, D)."""
+        """Return (n, heads, D) for x (B T, heads, D)."""
         ctx.save_for_backward(at)
         ctx.shape = x.shape
-        return x.flatten(0, 1)[at]
+        return x[at]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        """Return the gradient of x."""
-        (at,) = ctx.saved_tensors
+        """Return the gradient of x: 0 where there is no token."""
         out = grad.new_zeros(ctx.shape)
-        out.flatten(0, 1)[at] = grad
+        out[ctx.saved_tensors[0]] = grad
         return out, None

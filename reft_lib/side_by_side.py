@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from reft_lib import machine
+
 
 def run_all(
     work: Callable[..., Any], calls: Mapping[str, tuple], jobs: int, threads: int
@@ -53,6 +55,7 @@ def run_all(
 
 def _start_worker(threads: int) -> None:
     torch.set_num_threads(threads)
+    machine.keep_memory()
     parent = os.getppid()
 
     def leave_with_parent() -> None:

@@ -1,8 +1,9 @@
 """How fast this library is, beside trl and plain ``generate``, and beside what the machine can do.
 
-``python -m reft_lib bench`` measures; the figures are in :mod:`reft_lib.speed_plots`. All engines
-of a kind are ready at once, each in a process of its own, and work in turn, round after round, so
-that a machine that slows down for a while slows all of them. Only ratios within one run mean much.
+``python -m reft_lib bench`` measures; :mod:`reft_lib.speed_records` reads what was measured. All
+engines of a kind are ready at once, each in a process of its own, and work in turn, round after
+round, so that a machine that slows down for a while slows all of them. Only ratios within one run
+mean much.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from reft_lib import machine, models
+from reft_lib import machine, models, speed_records
 from reft_lib.errors import UserError
 from reft_lib.speed_case import Case
 from reft_lib.speed_work import ENGINES, ON_GPU, serve
@@ -40,16 +41,17 @@ def cases(model: str, kind: str, device: str = "auto") -> list[Case]:
     For whole steps of nano they go from 1 to 16 times the work.
     """
     nano = model == "nano"
-    base = Case(model, micro=0 if nano else 8, device=device)  # 8: what 16 GB hold of SmolLM2
+    # 8 padded rows at a time: 32 of SmolLM2 ended a process on a machine with 23 GB
+    base = Case(model, micro=0 if nano else 8, device=device)
     if kind == "memory":
-        return [dataclasses.replace(base, rows=16, mean=16, most=64)]
-    if kind == "step":
-        rows = (16, 32, 64, 128, 256) if nano else (16, 32)
-        return [dataclasses.replace(base, rows=n) for n in rows]
-    other: list[dict[str, Any]] = [{"rows": 256 if nano else 16}]
-    other += [{"prompt": 192}] if nano or kind == "rollout" else []
-    other += [{"mean": 96, "most": 256}] if nano else []
-    return [base, *(dataclasses.replace(base, **changes) for changes in other)]
+        sizes = [{"rows": 16, "mean": 16, "most": 64}]
+    elif kind == "step":
+        sizes = [{"rows": n} for n in ((16, 32, 64, 128, 256) if nano else (16, 32))]
+    elif nano:
+        sizes = [{}, {"rows": 256}, {"prompt": 192}, {"mean": 96, "most": 256}]
+    else:
+        sizes = [{}, {"rows": 16}] + ([{"prompt": 192}] if kind == "rollout" else [])
+    return [dataclasses.replace(base, **size) for size in sizes]  # type: ignore[arg-type]
 
 
 def bench(
@@ -91,29 +93,7 @@ def bench(
         if not file.exists():
             found = measure(kind, case, rounds, engines)
             file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    return read(out)
-
-
-def read(where: Path) -> list[dict[str, Any]]:
-    """Return all records in a folder, by name.
-
-    Raises
-    ------
-    UserError
-        If there is none, or a file is no record; it is named.
-    """
-    found = []
-    for file in sorted(where.glob("*.json")):
-        try:
-            found.append(json.loads(file.read_text(encoding="utf-8")))
-            found[-1]["engines"], found[-1]["case"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{file.name}: no record of the benchmark ({error}); remove it"
-            ) from None
-    if not found:
-        raise UserError(f"{where.name}: not yet run; python -m reft_lib bench measures")
-    return found
+    return speed_records.read(out)
 
 
 def measure(kind: str, case: Case, rounds: int, engines: Sequence[str] = ()) -> dict[str, Any]:
@@ -228,64 +208,3 @@ def _per_second(work: Any, seconds: float) -> float:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
     return count / (time.perf_counter() - began)
-
-
-def table(records: Sequence[dict[str, Any]]) -> Any:
-    """Return a row for each record and engine, as a DataFrame.
-
-    ``tokens_per_second``, ``low`` and ``high`` (median, least and most over the rounds), ``ratio``
-    (of medians, to the record's first engine), ``peak_mb``, and ``share``: of the measured rate of
-    bfloat16 products, where operations are counted.
-    """
-    import pandas as pd
-
-    rows = []
-    for record in records:
-        first = None
-        for name, one in record["engines"].items():
-            rates = [n / s for n, s in zip(one["tokens"], one["seconds"], strict=True)]
-            middle = statistics.median(rates)
-            first = first or middle
-            low = "bfloat16" if record["case"]["bf16"] else "float32"
-            share = one["flops"] / statistics.median(one["seconds"]) / record["limits"][low]
-            rows.append(
-                {"kind": record["kind"], **record["case"], "engine": name,
-                 "tokens_per_second": middle, "low": min(rates), "high": max(rates),
-                 "ratio": middle / first, "peak_mb": one["peak_mb"], "share": share or None}
-            )  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def as_text(records: Sequence[dict[str, Any]]) -> str:
-    """Return the table as text, and the machine's limits."""
-    frame = table(records)
-    frame["tokens/s"] = [
-        f"{r.tokens_per_second:,.0f} ({r.low:,.0f} to {r.high:,.0f})" for r in frame.itertuples()
-    ]
-    frame["ratio"] = frame["ratio"].map("{:.2f}".format)
-    frame["peak MB"] = frame["peak_mb"].map("{:,.0f}".format)
-    frame["share"] = [
-        f"{100 * x:.0f}%" if x == x and x else "" for x in frame["share"].astype(float)
-    ]
-    columns = ["kind", "model", "rows", "prompt", "mean", "engine", "tokens/s", "ratio", "peak MB"]
-    rate = records[-1]["limits"]
-    return (
-        frame[[*columns, "share"]].to_string(index=False)
-        + f"\nlimits: {rate['bfloat16'] / 1e9:,.0f} GFLOP/s bfloat16, "
-        f"{rate['float32'] / 1e9:,.0f} float32, {rate['bytes'] / 1e9:,.1f} GB/s"
-    )
-
-
-def growth(records: Sequence[dict[str, Any]]) -> float:
-    """Return how seconds grow with tokens: the exponent p of a fit seconds = c tokens^p.
-
-    Over whole steps of this library of one model; 1 is linear, below 1 is better. Needs two sizes.
-    """
-    import numpy as np
-
-    ours = [r["engines"]["reft_lib"] for r in records if r["kind"] == "step"]
-    if len(ours) < 2:
-        raise UserError("growth: wanted records of whole steps at two sizes at least")
-    points = [(statistics.median(o["tokens"]), statistics.median(o["seconds"])) for o in ours]
-    tokens, seconds = np.log(np.array(points)).T
-    return float(np.polyfit(tokens, seconds, 1)[0])

@@ -13,6 +13,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,10 +114,19 @@ def held_memory(trim: bool = False) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def update_flops(policy: Any, tokens: int, responses: int) -> float:
-    """Return the operations that one reading with gradient must do, attention left out.
+def update_flops(policy: Any, lengths: Sequence[int], responses: int) -> float:
+    """Return the operations that one reading with gradient must do.
 
-    Those of :func:`reft_lib.cost.products`; the head sees response tokens alone.
+    Those of :func:`reft_lib.cost.products`, where the head sees response tokens alone, and of
+    attention, where each token looks back at those before it and at itself.
+
+    Parameters
+    ----------
+    policy : peft.PeftModel
+    lengths : sequence of int
+        Tokens that are read, of each row.
+    responses : int
+        Response tokens of all rows.
     """
     base = policy.get_base_model()
     adapter = sum(p.numel() for p in lora.trainable_parameters(policy))
@@ -124,7 +134,10 @@ def update_flops(policy: Any, tokens: int, responses: int) -> float:
     tied = base.lm_head.weight is base.get_input_embeddings().weight
     frozen = sum(p.numel() for p in policy.parameters()) - adapter - embedding
     frozen -= 0 if tied else head
-    return sum(cost.products(frozen, adapter, head, tokens, responses))
+    config = base.config
+    pairs = sum(n * (n + 1) // 2 for n in lengths)
+    looks = 3 * 4 * config.num_hidden_layers * config.hidden_size * pairs  # backwards twice as many
+    return sum(cost.products(frozen, adapter, head, sum(lengths), responses)) + looks
 
 
 def policy_of(case: Case) -> tuple[Any, Any]:

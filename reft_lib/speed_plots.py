@@ -1,7 +1,7 @@
 """Pictures of the benchmark (:mod:`reft_lib.speed`): rates, growth with the work, memory.
 
-Every function takes records as :func:`reft_lib.speed.read` returns them, and returns a figure with
-its alternative text.
+Every function takes records as :func:`reft_lib.speed_records.read` returns them, and returns a
+figure with its alternative text.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from reft_lib import ragged, speed
+from reft_lib import ragged, speed_records
 from reft_lib.errors import UserError
 from reft_lib.plots import panels
 from reft_lib.rollout import Rollout
@@ -49,7 +49,7 @@ def rates(records: Sequence[dict[str, Any]], model: str = "nano") -> Figure:
     UserError
         If nothing of this model was measured at that size.
     """
-    frame = speed.table(records)
+    frame = speed_records.table(records)
     frame = frame[(frame["model"] == model) & (frame["rows"] == 64) & (frame["prompt"] == 64)]
     frame = frame[frame["mean"] == 32]
     kinds = [kind for kind in TITLES if kind in set(frame["kind"])]
@@ -121,8 +121,8 @@ def places(batch: Rollout) -> Figure:
 @style()
 def growth(records: Sequence[dict[str, Any]], model: str = "nano") -> Figure:
     """Draw the seconds of whole steps against their tokens, and what linear growth would be."""
+    power = speed_records.growth(records, model)
     ours = [r for r in records if r["kind"] == "step" and r["case"]["model"] == model]
-    power = speed.growth(ours)
     fig, axes = panels(5.6, 3.6)
     ax, said = axes[0][0], []
     for name in (n for n in LOOKS if any(n in r["engines"] for r in ours)):
@@ -161,18 +161,13 @@ def memory(records: Sequence[dict[str, Any]], model: str = "nano") -> Figure:
     UserError
         If no such run was measured.
     """
-    runs = [r for r in records if r["kind"] == "memory" and r["case"]["model"] == model]
-    if not runs:
-        raise UserError(f"memory: no long run of {model} was measured")
-    held = runs[0]["engines"]["reft_lib"]["held_mb"]
+    held, drift = speed_records.held(records, model)
     fig, axes = panels(5.6, 2.6)
     ax = axes[0][0]
     ax.plot(range(1, len(held) + 1), held, color=COLOURS["reft"])
     ax.set(xlabel="step", ylabel="MB held", ylim=(0, 1.15 * max(held)))
-    tenth = max(1, len(held) // 10)
-    early, late = statistics.median(held[tenth : 2 * tenth]), statistics.median(held[-tenth:])
     return finish(
         fig,
-        f"Memory held over {len(held)} steps of {model}: {early:,.0f} MB in the second tenth, "
-        f"{late:,.0f} in the last.",
+        f"Memory held over {len(held)} steps of {model}: {min(held):,.0f} to {max(held):,.0f} MB, "
+        f"{100 * drift:+.1f}% from the second tenth to the last.",
     )

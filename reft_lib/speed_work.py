@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from reft_lib import fused, losses, models, prompts, relatives, rollout
+from reft_lib import fused, losses, machine, models, prompts, relatives, rollout, switch
 from reft_lib.config import SampleConfig
 from reft_lib.method_settings import RelativesConfig
 from reft_lib.rewards import Graded
@@ -70,8 +70,8 @@ def _static(*given: Any) -> int:
 
 
 def _at_once(case: Case) -> int:
-    """Return the rows of a micro-batch; 32 without padding take less memory than 8 with it."""
-    return 32 if fused.enabled() or not case.micro else min(32, case.micro)
+    """Return the rows of a micro-batch: padded ones as far as memory allows, others 32."""
+    return 32 if switch.enabled() or not case.micro else min(32, case.micro)
 
 
 def _update(case: Case, gate: Gate) -> None:
@@ -83,7 +83,10 @@ def _update(case: Case, gate: Gate) -> None:
     order = sampled.attention_mask.sum(dim=1).argsort(stable=True)
     tokens = int(sampled.attention_mask.sum())
     # a row's last token predicts nothing, and so has not to be read
-    flops = update_flops(policy, tokens - case.rows, int(sampled.lengths.sum()))
+    read = (sampled.attention_mask.sum(dim=1) - 1).tolist()
+    flops = update_flops(policy, read, int(sampled.lengths.sum()))
+    policy.get_base_model().lm_head.__class__ = torch.nn.Linear  # endings are even now: its own
+    fused.fuse(policy)
     while gate.wait():
         policy.zero_grad()
         for rows in order.split(_at_once(case)):
@@ -190,6 +193,8 @@ def serve(pipe: Any, kind: str, name: str, case: Case) -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     try:
+        if name in ("plain", "reft_lib"):
+            machine.keep_memory()
         engines = ENGINES["step" if kind == "memory" else kind] | ON_GPU
         engines[name](case, Gate(pipe, trim=kind == "memory"))
     except (SystemExit, EOFError):

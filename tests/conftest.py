@@ -51,6 +51,27 @@ def new_model(tokenizer):
     return make
 
 
+def grouped(tokenizer, heads: int = 4, groups: int = 2, **more) -> LlamaForCausalLM:
+    """Return a model whose heads share keys and values, as SmolLM2's do."""
+    torch.manual_seed(2)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=heads, num_key_value_heads=groups, max_position_embeddings=256,
+        tie_word_embeddings=True, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=None, initializer_range=0.2, **more,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval()
+
+
+def adapted(model, std: float = 0.1, seed: int = 3):
+    """Put an adapter on that does something."""
+    policy = lora.add_adapter(model, LoraSettings(rank=4, alpha=8))
+    torch.manual_seed(seed)
+    for p in lora.trainable_parameters(policy):
+        torch.nn.init.normal_(p, std=std)
+    return policy
+
+
 @pytest.fixture
 def examples() -> list[Example]:
     """Four questions of unequal length with both annotations."""

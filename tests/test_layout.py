@@ -57,6 +57,10 @@ FLOW = [
     "prompts",
     # networks
     "smollm2",
+    "switch",
+    "elementwise",
+    "low_rank",
+    "attention",
     "fused",
     "models",
     "memory",
@@ -178,6 +182,7 @@ FLOW = [
     "notebook",
     "speed_case",
     "speed_work",
+    "speed_records",
     "speed",
     "speed_plots",
     "commands",

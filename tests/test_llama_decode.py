@@ -4,35 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from conftest import adapted, grouped
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from reft_lib import fused, llama_decode, lora, models, rollout
-from reft_lib.config import LoraSettings
 from reft_lib.decode import CachedDecoder
 from reft_lib.llama_decode import LlamaDecoder
 
 RAGGED = [[5, 6, 7, 8, 9, 10, 11], [12, 13], [14, 15, 16, 17]]
-
-
-def policy_of(model, std=0.1):
-    """Put an adapter on that does something."""
-    policy = lora.add_adapter(model, LoraSettings(rank=4, alpha=8))
-    torch.manual_seed(7)
-    for p in lora.trainable_parameters(policy):
-        torch.nn.init.normal_(p, std=std)
-    return policy
-
-
-def grouped(tokenizer, heads=4, groups=2, **more):
-    """Return a model whose heads share keys and values, as SmolLM2's do."""
-    torch.manual_seed(2)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=heads, num_key_value_heads=groups, max_position_embeddings=256,
-        tie_word_embeddings=True, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=None, initializer_range=0.2, **more,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
 
 
 def sampled(model, tokenizer, **options):
@@ -65,7 +44,7 @@ def test_a_plain_model_and_rows_that_end_early(new_model, tokenizer):
 
 
 def test_an_adapter_is_merged_for_the_rollout_alone(new_model, tokenizer):
-    policy = policy_of(new_model())
+    policy = adapted(new_model())
     before = {name: x.clone() for name, x in policy.state_dict().items()}
     with_adapter = same(policy, tokenizer)
     assert all(torch.equal(x, before[name]) for name, x in policy.state_dict().items())
@@ -75,7 +54,7 @@ def test_an_adapter_is_merged_for_the_rollout_alone(new_model, tokenizer):
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
 def test_heads_that_share_keys(tokenizer, groups):
-    same(policy_of(grouped(tokenizer, groups=groups)), tokenizer)
+    same(adapted(grouped(tokenizer, groups=groups)), tokenizer)
 
 
 def test_an_odd_head_size_and_another_base_of_rotation(tokenizer):
@@ -90,7 +69,7 @@ def test_greedy(new_model, tokenizer):
 @pytest.mark.skipif(not models.has_fast_bf16(), reason="autocast is off: no fast bf16")
 def test_bfloat16_stays_near_the_distribution_that_updates_see(tokenizer, monkeypatch):
     monkeypatch.setattr(llama_decode, "WIDE", 32)
-    policy = policy_of(grouped(tokenizer), std=0.03)
+    policy = adapted(grouped(tokenizer), std=0.03)
     with models.autocast("cpu"):
         assert llama_decode.decoder(policy, 4).dtype == torch.bfloat16
         roll = sampled(policy, tokenizer, samples_per_prompt=20)
@@ -110,7 +89,7 @@ def test_other_models_are_left_to_transformers(tokenizer):
     for other in (
         grouped(tokenizer, rope_parameters=scaled),
         grouped(tokenizer, attention_bias=True),
-        policy_of(grouped(tokenizer).to(torch.bfloat16)),  # merging would round the adapter away
+        adapted(grouped(tokenizer).to(torch.bfloat16)),  # merging would round the adapter away
     ):
         assert not llama_decode.suits(other)
         assert type(llama_decode.decoder(other, 4)) is CachedDecoder

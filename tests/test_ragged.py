@@ -4,40 +4,24 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from conftest import adapted, grouped
+from transformers import GPT2Config, GPT2LMHeadModel
 
-from reft_lib import fused, lora, models, ragged, rollout
-from reft_lib.config import LoraSettings
+from reft_lib import attention, fused, lora, models, ragged, rollout
 from reft_lib.value import ValueHead
 
 UNEVEN = [[5, 6, 7, 8, 9, 10, 11], [12, 13], [14, 15, 16, 17]]
 NEED_BF16 = pytest.mark.skipif(not models.has_fast_bf16(), reason="autocast is off: no fast bf16")
 
 
-def adapted(model):
-    """Put an adapter on that does something, and let the model attend by this library."""
-    fused.use_attention(model)
-    policy = lora.add_adapter(model, LoraSettings(rank=4, alpha=8))
-    torch.manual_seed(3)
-    for p in lora.trainable_parameters(policy):
-        torch.nn.init.normal_(p, std=0.1)
-    return policy
-
-
 @pytest.fixture
 def policy(tokenizer):
     """A policy whose four heads share two groups of keys, as SmolLM2's do."""
-    torch.manual_seed(2)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
-        tie_word_embeddings=True, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=None, initializer_range=0.2,
-    )  # fmt: skip
-    model = LlamaForCausalLM(config).eval()
+    model = grouped(tokenizer)
     bias = torch.zeros(len(tokenizer))
     bias[tokenizer.eos_token_id] = 4.0  # so that many responses end early
     model.lm_head.bias = torch.nn.Parameter(bias)
+    attention.use_attention(model)
     return adapted(model)
 
 
@@ -133,11 +117,30 @@ def test_the_layout_by_hand():
         torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [0, 1, 1, 1, 0]]),
         torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0]], dtype=torch.bool),
     )
-    # prompts in order of their tokens, padding (-1) first: r, then q1 q2; then a b, nothing, e
-    assert laid.tokens.tolist() == [3, 1, 2, 11, 12, 15]
-    assert laid.position_ids.tolist() == [0, 0, 1, 2, 3, 1]
+    # prompts in order of their tokens, padding (-1) first: r, then q1 q2; responses by length:
+    # nothing, e, a b
+    assert laid.tokens.tolist() == [3, 1, 2, 15, 11, 12]
+    assert laid.position_ids.tolist() == [0, 0, 1, 1, 2, 3]
     assert laid.which.tolist() == [1, 1, 0]
-    assert laid.before.tolist() == [[2, 3, 4], [2, 0, 0], [0, 5, 0]]
+    assert laid.before.tolist() == [[2, 4, 5], [2, 0, 0], [0, 3, 0]]
+
+
+def test_some_rows_at_a_time_by_hand(monkeypatch):
+    """The same two at a time: d and e f (one column), then a b c (two)."""
+    monkeypatch.setattr(ragged, "ROWS", 2)
+    laid = ragged.lay_out(
+        torch.tensor([[1, 2, 11, 12, 13], [1, 2, 14, 9, 9], [9, 3, 15, 16, 9]]),
+        torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [0, 1, 1, 1, 0]]),
+        torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0]], dtype=torch.bool),
+    )
+    assert laid.tokens.tolist() == [3, 1, 2, 15, 11, 12]
+    assert laid.before.tolist() == [[2, 4, 5], [2, 0, 0], [0, 3, 0]]
+    first, second = laid.responses
+    assert first.which.tolist() == [1, 0] and second.which.tolist() == [1]
+    assert first.read.mask.tolist() == [[False], [True]] and len(second.read) == 2
+    # d's place looks at q1 q2 (and, being padding, at itself); e at r and itself
+    assert first.seen[:, 0].tolist() == [[[True, True, True]], [[False, True, True]]]
+    assert second.seen[0, 0].int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
 
 
 def test_a_prompt_that_holds_the_padding_token_is_another_one():
@@ -164,7 +167,7 @@ def test_other_models_read_padded_batches(new_model, tokenizer):
     assert not ragged.suits(new_model())  # transformers' own attention
     config = GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=2)
     other = GPT2LMHeadModel(config).eval()
-    fused.use_attention(other)
+    attention.use_attention(other)
     assert not ragged.suits(other)
     roll = sampled(other, tokenizer)
     assert torch.isfinite(rollout.score(other, roll)[0]).all()

@@ -52,7 +52,10 @@ def test_rates_in_words_and_bars():
 def test_growth_and_memory_in_words():
     assert "as tokens to the 1.00" in style.describe(speed_plots.growth(RECORDS))
     said = style.describe(speed_plots.memory(RECORDS))
-    assert "over 40 steps" in said and "100 MB in the second tenth, 110 in the last" in said
+    assert (
+        "over 40 steps" in said
+        and "100 to 110 MB, +10.0% from the second tenth to the last" in said
+    )
 
 
 def test_what_is_missing_is_named():

@@ -1,0 +1,119 @@
+"""The small operations of a model's layer, a block of rows at a time, with gradients by hand.
+
+Between its products of matrices a layer scales, rotates, activates and adds. Each such operation of
+PyTorch reads a whole matrix from memory and writes another one, and the next one reads it again.
+Here a block of rows that fits the processor's cache goes through all steps of a formula before the
+next block comes, and what the backward pass needs is computed once more instead of being kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+BLOCK = 2**19
+"""Numbers of a block, 2 MB in float32: they stay in a cache, and blocks are few enough not to wait
+for Python."""
+
+
+def blocks(x: Tensor, most: int | None = None) -> Iterator[slice]:
+    """Return slices of rows of x (N, ...) with about ``most`` numbers; on a GPU one for all."""
+    width = x[:1].numel() or 1
+    step = max(1, (most or BLOCK) // width) if x.device.type == "cpu" else max(1, len(x))
+    return (slice(i, i + step) for i in range(0, len(x), step))
+
+
+class Norm(torch.autograd.Function):
+    """A root-mean-square norm with a frozen weight: ``y = w x / sqrt(mean(x^2) + eps)``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+        """Return (..., H) in ``dtype``; the arithmetic is float32."""
+        rows = x.reshape(-1, x.shape[-1])
+        inverse = rows.new_empty(len(rows), 1, dtype=torch.float32)  # 1 / rms
+        out = torch.empty_like(rows, dtype=dtype)
+        for part in blocks(rows):
+            here = rows[part].float()
+            mean = torch.linalg.vector_norm(here, dim=-1, keepdim=True).square_()
+            inverse[part] = mean.div_(here.shape[-1]).add_(eps).rsqrt_()
+            out[part] = (here * inverse[part]).mul_(weight)
+        ctx.save_for_backward(rows, inverse, weight)
+        return out.view(x.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradient of x: with u = x / rms and g of u, ``(g - u mean(g u)) / rms``."""
+        rows, inverse, weight = ctx.saved_tensors
+        out, given = torch.empty_like(rows), grad.reshape(rows.shape)
+        for part in blocks(rows):
+            unit = rows[part].float() * inverse[part]
+            g = given[part].float() * weight
+            along = (g * unit).mean(dim=-1, keepdim=True)
+            torch.mul(g.sub_(unit.mul_(along)), inverse[part], out=out[part])
+        return out.view(grad.shape), None, None, None
+
+
+class Gated(torch.autograd.Function):
+    """The middle of an MLP: ``y = silu(g) u``, where ``silu(g) = g / (1 + exp(-g))``."""
+
+    @staticmethod
+    def forward(ctx: Any, both: Tensor) -> Tensor:
+        """Return (..., M) for g and u side by side, (..., 2 M)."""
+        ctx.save_for_backward(both)
+        rows = both.flatten(0, -2)
+        g, u = rows.chunk(2, dim=-1)
+        out = torch.empty_like(g, memory_format=torch.contiguous_format)
+        for part in blocks(rows):
+            torch.mul(functional.silu(g[part]), u[part], out=out[part])
+        return out.view(*both.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """Return the gradients of g and u: with G of y, ``G u silu'(g)`` and ``G silu(g)``."""
+        (both,) = ctx.saved_tensors
+        rows = both.flatten(0, -2)
+        out = torch.empty_like(rows)
+        (g, u), (dg, du) = rows.chunk(2, dim=-1), out.chunk(2, dim=-1)
+        given = grad.reshape(g.shape)
+        for part in blocks(rows):
+            torch.mul(given[part], functional.silu(g[part]), out=du[part])
+            torch.ops.aten.silu_backward(given[part] * u[part], g[part], grad_input=dg[part])
+        return out.view(both.shape)
+
+
+class Rotated(torch.autograd.Function):
+    """Rotary positions: number i of a head and number i + D/2 turn as a point by an angle."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Return (B, T, heads, D) for x of that shape, cos and sin (B or 1, T, D) of the angles.
+
+        The second halves of cos and sin repeat the first ones. The arithmetic is float32.
+        """
+        ctx.save_for_backward(cos, sin)
+        return _turned(x, cos, sin)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        """Return the gradient of x: that of y, turned back."""
+        cos, sin = ctx.saved_tensors
+        return _turned(grad, cos, -sin), None, None
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    rows, y, half = x.reshape(-1, *x.shape[2:]), out.view(-1, *x.shape[2:]), x.shape[-1] // 2
+    c, s = (t[..., :half].float().expand(len(x), -1, -1).reshape(-1, 1, half) for t in (cos, sin))
+    for part in blocks(rows):
+        a, b = rows[part].float().split(half, dim=-1)
+        y[part, :, :half] = torch.addcmul(a * c[part], b, s[part], value=-1)
+        y[part, :, half:] = torch.addcmul(b * c[part], a, s[part])
+    return out
