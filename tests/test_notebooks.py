@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -86,6 +87,14 @@ class TestChapter:
         present = hashlib.sha256(sources.encode()).hexdigest()
         stored = notebook.metadata.get("reft", {}).get("source_sha256")
         assert stored == present, f"run `make notebooks ONLY={name}`"
+
+    def test_computed_text_has_no_roles(self, name: str) -> None:
+        """Sphinx reads {term} and its like in prose alone; in an output they stay as they are."""
+        for cell in load(name).cells:
+            for output in cell.get("outputs", []):
+                text = output.get("data", {}).get("text/markdown", "")
+                found = [] if "```" in text else re.findall(r"\{[\w:]+\}`[^`]+`", text)
+                assert not found, f"{name}: {found[0]} in computed text; write it plainly"
 
     def test_holds_no_widget_state_and_no_times(self, name: str) -> None:
         notebook = load(name)
