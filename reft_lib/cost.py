@@ -72,14 +72,18 @@ class Plan:
         return self.shape.vocab * self.shape.hidden
 
 
+def looks(layers: int, hidden: int, tokens: int, before: int = 0) -> int:
+    """Return the operations of :func:`attention` for a number of layers and a hidden width."""
+    return 4 * layers * hidden * sum(range(before + 1, before + tokens + 1))
+
+
 def attention(plan: Plan, tokens: int, before: int = 0) -> int:
     """Return the operations of attention for some tokens of one row, in all layers.
 
     The token at place t (from 1) multiplies its query with t keys, and t weights with t values:
     4 h t operations in a layer.
     """
-    places = sum(range(before + 1, before + tokens + 1))
-    return 4 * plan.shape.layers * plan.shape.hidden * places
+    return looks(plan.shape.layers, plan.shape.hidden, tokens, before)
 
 
 def products(blocks: int, adapter: int, head: int, tokens: int, logits: int) -> tuple[float, float]:

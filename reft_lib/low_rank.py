@@ -136,12 +136,15 @@ def _adapter(layer: Any) -> str | None:
 def lowered(layers: Sequence[Any], dtype: torch.dtype) -> Tensor:
     """Return the frozen weights of layers below each other in a dtype.
 
-    On a CPU a converted copy is kept, at the first layer, until one of them changes.
+    On a CPU a converted copy is kept, at the first layer, until one of them changes: one of the
+    layer alone, with which prompts are read, and one of the layers together, for updates.
     """
     weights = [getattr(layer, "base_layer", layer).weight.detach() for layer in layers]
     if len(weights) == 1 and (weights[0].dtype == dtype or weights[0].device.type != "cpu"):
         return weights[0].to(dtype)
     state = (dtype, *((weight.data_ptr(), weight._version) for weight in weights))
-    if getattr(layers[0], "_kept", (None,))[0] != state:
-        layers[0]._kept = (state, torch.cat([weight.to(dtype) for weight in weights]))
-    return layers[0]._kept[1]
+    kept = layers[0].__dict__.setdefault("_kept", {})
+    if kept.get(len(layers), (None,))[0] != state:
+        kept[len(layers)] = (state, torch.cat([weight.to(dtype) for weight in weights]))
+    found: Tensor = kept[len(layers)][1]
+    return found

@@ -135,9 +135,9 @@ def update_flops(policy: Any, lengths: Sequence[int], responses: int) -> float:
     frozen = sum(p.numel() for p in policy.parameters()) - adapter - embedding
     frozen -= 0 if tied else head
     config = base.config
-    pairs = sum(n * (n + 1) // 2 for n in lengths)
-    looks = 3 * 4 * config.num_hidden_layers * config.hidden_size * pairs  # backwards twice as many
-    return sum(cost.products(frozen, adapter, head, sum(lengths), responses)) + looks
+    looks = sum(cost.looks(config.num_hidden_layers, config.hidden_size, n) for n in lengths)
+    # attention backwards: twice as many
+    return sum(cost.products(frozen, adapter, head, sum(lengths), responses)) + 3 * looks
 
 
 def policy_of(case: Case) -> tuple[Any, Any]:

@@ -87,6 +87,9 @@ def test_what_does_not_go_together_is_not_joined(layers):
 def test_a_copy_is_kept_until_a_weight_changes(layers):
     one = low_rank.lowered(layers, torch.bfloat16)
     assert low_rank.lowered(layers, torch.bfloat16) is one and one.shape == (96, 32)
+    alone = low_rank.lowered(layers[:1], torch.bfloat16)
+    assert low_rank.lowered(layers, torch.bfloat16) is one  # neither takes the other's place
+    assert low_rank.lowered(layers[:1], torch.bfloat16) is alone
     with torch.no_grad():
         layers[2].base_layer.weight.mul_(2)
     two = low_rank.lowered(layers, torch.bfloat16)
