@@ -155,10 +155,15 @@ def fused_class(kind: Any) -> Any:
                 parts = torch.cat([layer(hidden_states) for layer in layers], dim=-1)
             parts = parts.view(*rows, -1, self.head_dim)  # queries, keys and values by head
             groups = parts.shape[2] // (self.num_key_value_groups + 2)
+            heads, dropout = parts.shape[2] - 2 * groups, self.attention_dropout * self.training
+            fast = parts.device.type == "cpu" and parts.dtype == torch.bfloat16 and not dropout
+            if fast and (laid := options.get("ragged")) is not None:
+                found = laid.attend_at_once(parts[0], position_embeddings, heads, self.scaling)
+                return self.o_proj(found.flatten(1)[None]), None
             turned, v = parts.split([parts.shape[2] - groups, groups], dim=2)
             turned = Rotated.apply(turned, *position_embeddings)
             q, k = turned.split([turned.shape[2] - groups, groups], dim=2)
-            options["dropout"] = self.attention_dropout if self.training else 0.0
+            options["dropout"] = dropout
             q, k, v = (x.transpose(1, 2) for x in (q, k, v))
             found, _ = attend(self, q, k, v, attention_mask, scaling=self.scaling, **options)
             return self.o_proj(found.reshape(*rows, -1)), None

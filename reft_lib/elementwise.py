@@ -98,22 +98,25 @@ class Rotated(torch.autograd.Function):
         The second halves of cos and sin repeat the first ones. The arithmetic is float32.
         """
         ctx.save_for_backward(cos, sin)
-        return _turned(x, cos, sin)
+        return turned(x, cos, sin)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         """Return the gradient of x: that of y, turned back."""
         cos, sin = ctx.saved_tensors
-        return _turned(grad, cos, -sin), None, None
+        return turned(grad, cos, -sin), None, None
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    rows, y, half = x.reshape(-1, *x.shape[2:]), out.view(-1, *x.shape[2:]), x.shape[-1] // 2
+def turned(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None = None) -> Tensor:
+    """Compute what :class:`Rotated` does, without a gradient; ``out`` may be x itself."""
+    if out is None:
+        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    rows, y, half = x.flatten(0, 1), out.flatten(0, 1), x.shape[-1] // 2
     c, s = (t[..., :half].float().expand(len(x), -1, -1).reshape(-1, 1, half) for t in (cos, sin))
     for part in blocks(rows):
         a, b = rows[part].float().split(half, dim=-1)
-        y[part, :, :half] = torch.addcmul(a * c[part], b, s[part], value=-1)
+        first = torch.addcmul(a * c[part], b, s[part], value=-1)
         y[part, :, half:] = torch.addcmul(b * c[part], a, s[part])
+        y[part, :, :half] = first
     return out

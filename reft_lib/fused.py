@@ -2,7 +2,8 @@
 
 A processor multiplies matrices much faster than it fetches them, and between its products a layer
 as peft and transformers write it reads and writes the same numbers many times. Here LoRA layers
-(:mod:`reft_lib.low_rank`), attention (:mod:`reft_lib.attention`), norms, activations and rotations
+(:mod:`reft_lib.low_rank`) with their frozen weights (:mod:`reft_lib.frozen`), attention
+(:mod:`reft_lib.attention`, :mod:`reft_lib.ragged_attention`), norms, activations and rotations
 (:mod:`reft_lib.elementwise`) are functions whose backward passes are written by hand.
 
 :func:`fuse` exchanges the classes of layers in place. Weights, adapters, files and training loops
@@ -16,11 +17,11 @@ from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from reft_lib import attention
 from reft_lib.elementwise import Gated, Norm
-from reft_lib.low_rank import joined, lora_class, lowered
+from reft_lib.frozen import Product, lowered
+from reft_lib.low_rank import joined, lora_class
 from reft_lib.switch import enabled, precision
 from reft_lib.switch import plain as plain
 
@@ -71,10 +72,8 @@ class FusedHead(nn.Linear):
         low = precision(x)
         if not enabled() or self.weight.requires_grad or self.weight.dtype == low:
             return super().forward(x)
-        bias = None if self.bias is None else self.bias.to(low)
-        rows = x.reshape(-1, x.shape[-1]).to(low)
-        found = functional.linear(rows, lowered([self], low), bias)
-        return found.view(*x.shape[:-1], -1)
+        found: Tensor = Product.apply(x, lowered([self], low), self.bias)
+        return found
 
 
 @cache

@@ -7,7 +7,11 @@ values are written into memory set aside beforehand (transformers' cache is copi
 token), and nothing is recorded for gradients.
 
     plain   7 products, 14 thin ones of the adapter, some 60 operations a layer
-    here    4 products, some 20 operations a layer
+    here    4 products, some 15 operations a layer
+
+A rotation is one operation here: numbers i and i + D/2 of a head, which turn together, stand side
+by side, as the two parts of one complex number. For that the rows of the weights that make queries
+and keys change places; a product of a query and a key does not notice.
 
 :func:`decoder` falls back to :class:`reft_lib.decode.CachedDecoder` for other models, and for what
 would change the policy: weights in bfloat16 to which an adapter cannot be added without loss.
@@ -24,6 +28,7 @@ from torch.nn import functional
 
 from reft_lib import fused, models, switch
 from reft_lib.decode import CachedDecoder, Decoder
+from reft_lib.frozen import Frozen, lowered
 
 
 def decoder(model: Any, room: int) -> Decoder:
@@ -60,11 +65,12 @@ class Block:
     """The weights of one layer, (out, in) each; products of the same input stand in one matrix."""
 
     before_attention: Tensor
-    qkv: Tensor
-    out: Tensor
+    qkv: Frozen
+    """Queries, keys, values; the rows of queries and keys as :func:`_paired` orders them."""
+    out: Frozen
     before_mlp: Tensor
-    gate_up: Tensor
-    down: Tensor
+    gate_up: Frozen
+    down: Frozen
 
 
 class LlamaDecoder:
@@ -88,24 +94,23 @@ class LlamaDecoder:
         self.blocks = []
         for layer in base.model.layers:
             attn, mlp = layer.self_attn, layer.mlp
-            qkv = torch.cat([_merged(p) for p in (attn.q_proj, attn.k_proj, attn.v_proj)])
-            gate_up = torch.cat([_merged(p) for p in (mlp.gate_proj, mlp.up_proj)])
+            query, key = (_paired(_merged(p), self.head_dim) for p in (attn.q_proj, attn.k_proj))
             self.blocks.append(
                 Block(
                     layer.input_layernorm.weight.float(),
-                    qkv.to(dtype),
-                    _merged(attn.o_proj).to(dtype),
+                    Frozen([query, key, _merged(attn.v_proj)], dtype),
+                    Frozen([_merged(attn.o_proj)], dtype),
                     layer.post_attention_layernorm.weight.float(),
-                    gate_up.to(dtype),
-                    _merged(mlp.down_proj).to(dtype),
+                    Frozen([_merged(mlp.gate_proj), _merged(mlp.up_proj)], dtype),
+                    Frozen([_merged(mlp.down_proj)], dtype),
                 )
             )
         self.embedding = base.model.embed_tokens.weight
-        self.norm, self.head = base.model.norm.weight.float(), head
+        self.norm = base.model.norm.weight.float()
+        self.head: Any = head
         if type(head) in (torch.nn.Linear, fused.FusedHead):
-            bias = None if head.bias is None else head.bias.to(dtype)
-            weight = head.weight.to(dtype)
-            self.head = lambda hidden: functional.linear(hidden, weight, bias)
+            self.head = lowered([head], dtype)
+            self.bias = None if head.bias is None else head.bias.to(dtype)
         self.frequencies = base.model.rotary_emb.inv_freq.float()
 
     def read(self, prompt: Tensor, mask: Tensor, k: int) -> Tensor:
@@ -113,14 +118,15 @@ class LlamaDecoder:
         plain = CachedDecoder(self.model)
         logits = plain.read(prompt, mask, k=1).repeat_interleave(k, dim=0)
         rows, width = len(prompt) * k, prompt.shape[1]
-        shape = (2, len(self.blocks), rows, self.groups, width + self.room, self.head_dim)
+        shape = (len(self.blocks), 2, rows, self.groups, width + self.room, self.head_dim)
         self.cache = torch.empty(shape, dtype=self.dtype, device=prompt.device)
-        for i, layer in enumerate(plain.cache.layers):
-            for j, x in enumerate((layer.keys, layer.values)):
-                self.cache[j, i, :, :, :width] = x.repeat_interleave(k, dim=0)
+        for here, layer in zip(self.cache, plain.cache.layers, strict=True):
+            keys = _paired(layer.keys.mT, self.head_dim, dim=2).mT
+            for j, x in enumerate((keys, layer.values)):
+                here[j, :, :, :width] = x.repeat_interleave(k, dim=0)
         self.width = width  # columns of the cache that are filled
         self.position = plain.seen.sum(dim=1).repeat_interleave(k, dim=0)
-        unseen = torch.zeros(rows, 1, 1, width + self.room, device=prompt.device)
+        unseen = self.cache.new_zeros(rows, 1, 1, width + self.room)
         hidden = mask.repeat_interleave(k, dim=0)[:, None, None] == 0
         unseen[..., :width].masked_fill_(hidden, -torch.inf)
         self.unseen = unseen  # added to the scores: what is padding is not seen
@@ -129,44 +135,56 @@ class LlamaDecoder:
     @torch.no_grad()
     def step(self, chosen: Tensor) -> Tensor:
         """See :class:`reft_lib.decode.Decoder`."""
+        # The matrices are in the precision wanted; autocast would convert narrow ones every time.
+        with torch.autocast(chosen.device.type, enabled=False):
+            hidden = self._through_blocks(chosen)
+            if isinstance(self.head, Frozen):
+                return self.head.times(hidden, self.bias)
+        logits: Tensor = self.head(hidden)
+        return logits
+
+    def _through_blocks(self, chosen: Tensor) -> Tensor:
+        """Return the hidden states (B, H) behind the last norm."""
         rows, groups, d = len(chosen), self.groups, self.head_dim
-        angles = self.position[:, None] * self.frequencies
-        turn = torch.cat([angles, angles], dim=1)[:, None]  # (B, 1, D)
-        cos, sin = turn.cos(), turn.sin()
+        angles = (self.position[:, None] * self.frequencies)[:, None]  # (B, 1, D/2)
+        turn = torch.polar(torch.ones_like(angles), angles)
         here, end = self.width, self.width + 1
         unseen = self.unseen[..., :end]
-        x = functional.embedding(chosen, self.embedding).float()  # (B, H)
-        for i, block in enumerate(self.blocks):
-            qkv = self._normed(x, block.before_attention) @ block.qkv.t()
-            qkv = qkv.view(rows, self.heads + 2 * groups, d)
-            turned = qkv[:, : self.heads + groups].float()
-            half = torch.cat([-turned[..., d // 2 :], turned[..., : d // 2]], dim=-1)
-            turned = turned.mul_(cos).add_(half.mul_(sin))
-            keys, values = self.cache[0, i], self.cache[1, i]
-            keys[:, :, here] = turned[:, self.heads :]
-            values[:, :, here] = qkv[:, self.heads + groups :]
-            # Each group of keys serves several heads: they are rows of one product.
-            query = turned[:, : self.heads].mul_(d**-0.5).to(self.dtype).view(rows, groups, -1, d)
-            scores = query @ keys[:, :, :end].transpose(2, 3)  # (B, groups, heads/groups, S)
-            weights = torch.softmax(scores.float() + unseen, dim=-1).to(self.dtype)
-            mixed = (weights @ values[:, :, :end]).reshape(rows, -1)
-            x = x + mixed @ block.out.t()
-            gate, up = (self._normed(x, block.before_mlp) @ block.gate_up.t()).chunk(2, dim=1)
-            x = x + (functional.silu(gate).mul_(up)) @ block.down.t()
+        x = functional.embedding(chosen, self.embedding).float()
+        for block, cache in zip(self.blocks, self.cache, strict=True):
+            qkv = block.qkv.times(self._normed(x, block.before_attention)).float()
+            pairs = torch.view_as_complex(qkv.view(rows, -1, d // 2, 2))
+            pairs[:, : self.heads + groups].mul_(turn)
+            query, new = qkv.view(rows, -1, d).split([self.heads, 2 * groups], dim=1)
+            cache[..., here, :] = new.view(rows, 2, groups, d).transpose(0, 1)
+            # Each group of keys serves several heads: to the kernel they are its queries.
+            mixed = functional.scaled_dot_product_attention(
+                query.to(self.dtype).view(rows, groups, -1, d),
+                cache[0, :, :, :end], cache[1, :, :, :end], unseen,
+            ).reshape(rows, -1)  # fmt: skip
+            x = x + block.out.times(mixed)
+            wide = block.gate_up.times(self._normed(x, block.before_mlp))
+            gate, up = wide.chunk(2, dim=1)
+            x = x + block.down.times(functional.silu(gate).mul_(up))
         self.width, self.position = end, self.position + 1
-        return self.head(self._normed(x, self.norm))
+        return self._normed(x, self.norm)
 
     def keep(self, rows: Tensor) -> None:
         """See :class:`reft_lib.decode.Decoder`."""
         kept = self.cache.new_empty(*self.cache.shape[:2], len(rows), *self.cache.shape[3:])
-        filled = self.cache[:, :, :, :, : self.width]
-        kept[:, :, :, :, : self.width] = filled.index_select(2, rows)
+        kept[..., : self.width, :] = self.cache[..., : self.width, :].index_select(2, rows)
         self.cache = kept
         self.position, self.unseen = self.position[rows], self.unseen[rows]
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
         """Return x (B, H) over its root mean square, in the dtype of matrices."""
         return functional.rms_norm(x, weight.shape, weight, self.eps).to(self.dtype)
+
+
+def _paired(x: Tensor, head_dim: int, dim: int = 0) -> Tensor:
+    """Return x with numbers i and i + D/2 of each head of D numbers side by side along ``dim``."""
+    order = torch.arange(x.shape[dim], device=x.device).view(-1, 2, head_dim // 2)
+    return x.index_select(dim, order.transpose(1, 2).flatten())
 
 
 def _projections(base: Any) -> list[Any]:

@@ -1,46 +1,62 @@
 """A linear layer with its adapter as one function, and layers of the same input as one layer.
 
 peft computes a LoRA layer by six operations: three products, a scaling, a sum, conversions to
-bfloat16 and back. Each of them reads and writes everything again, and under autocast a frozen
-weight is converted anew in every pass.
+bfloat16 and back. Each of them reads and writes everything again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
+from reft_lib.frozen import Frozen, Product, lowered
 from reft_lib.switch import enabled, precision
 
 
 class LowRank(torch.autograd.Function):
-    """A frozen linear layer with its adapter: ``y = W x + s B A x``.
+    """Frozen linear layers of the same input with their adapters: ``y = W x + s B A x``.
 
-    The adapter's part is added where the product lies, without a matrix of its own.
+    The adapters' part is added where the product lies, without a matrix of its own. Of several
+    layers W and A stand below each other, and B is ``[B1, 0; 0, B2]``, of which the zeros are
+    not multiplied.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
+        ctx: Any,
+        x: Tensor,
+        weight: Frozen,
+        bias: Tensor | None,
+        a: Tensor,
+        scale: float,
+        *b: Tensor,
     ) -> Tensor:
-        """Return (..., out) in the weight's dtype, for x (..., in), A (r, in) and B (out, r)."""
+        """Return (..., out) in the weight's dtype.
+
+        Parameters
+        ----------
+        x : Tensor (..., in)
+        weight : Frozen (out, in)
+        bias : Tensor (out,) or None
+        a : Tensor (r, in)
+            Of all layers.
+        scale : float
+        b : Tensors (out, r)
+            Of each layer; their outs and their rs add up to those of W and A.
+        """
         rows = x.reshape(-1, x.shape[-1]).to(weight.dtype)
-        a, b = a.to(weight.dtype), b.to(weight.dtype)
+        a, all_b = a.to(weight.dtype), [one.to(weight.dtype) for one in b]
         thin = rows @ a.t()  # (N, r)
-        y = (
-            rows @ weight.t()
-            if bias is None
-            else torch.addmm(bias.to(rows.dtype), rows, weight.t())
-        )
-        y.addmm_(thin, b.t(), alpha=scale)
-        ctx.save_for_backward(rows, thin, weight, a, b)
-        ctx.scale, ctx.shape, ctx.dtype = scale, x.shape, x.dtype
+        y = weight.times(rows, None if bias is None else bias.to(weight.dtype))
+        for one, here, low in _each(all_b, y, thin):
+            here.addmm_(low, one.t(), alpha=scale)
+        ctx.save_for_backward(rows, thin, a, *all_b)
+        ctx.weight, ctx.scale, ctx.shape, ctx.dtype = weight, scale, x.shape, x.dtype
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
@@ -51,24 +67,30 @@ class LowRank(torch.autograd.Function):
         With g the gradient of y: x gets ``W' g + s A' B' g``, A ``s (B' g) x'`` and B
         ``s g (A x)'``, where ' transposes.
         """
-        rows, thin, weight, a, b = ctx.saved_tensors
-        g = grad.reshape(-1, grad.shape[-1]).to(weight.dtype)
-        back = (g @ b).mul_(ctx.scale)  # (N, r)
-        dx = da = db = None
+        rows, thin, a, *b = ctx.saved_tensors
+        g = grad.reshape(-1, grad.shape[-1]).to(rows.dtype)
+        back = (g @ (torch.block_diag(*b) if len(b) > 1 else b[0])).mul_(ctx.scale)  # (N, r)
+        dx = da = None
+        db: list[Tensor | None] = [None] * len(b)
         if ctx.needs_input_grad[0]:
-            dx = (g @ weight).addmm_(back, a).to(ctx.dtype).view(ctx.shape)
+            dx = ctx.weight.back(g).addmm_(back, a).to(ctx.dtype).view(ctx.shape)
         if ctx.needs_input_grad[3]:
             da = (back.t() @ rows).float()
-        if ctx.needs_input_grad[4]:
-            db = (g.t() @ thin).float().mul_(ctx.scale)
-        return dx, None, None, da, db, None
+        for i, (_, here, low) in enumerate(_each(b, g, thin)):
+            if ctx.needs_input_grad[5 + i]:
+                # the other way round g would be transposed in memory, which is much the larger
+                db[i] = (low.t() @ here).t().float().mul_(ctx.scale)
+        return dx, None, None, da, None, *db
+
+
+def _each(b: Sequence[Tensor], y: Tensor, thin: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield each B with its columns of y and of the thin product."""
+    outs, ranks = ([one.shape[i] for one in b] for i in (0, 1))
+    yield from zip(b, y.split(outs, dim=1), thin.split(ranks, dim=1), strict=True)
 
 
 def joined(x: Tensor, layers: Sequence[Any]) -> Tensor | None:
     """Return what several LoRA layers make of the same input, side by side, by one product.
-
-    Their weights W stand below each other, and so do their A; their B stand in blocks:
-    ``[W1; W2] x + [s B1, 0; 0, s B2] [A1; A2] x``.
 
     Parameters
     ----------
@@ -92,10 +114,11 @@ def joined(x: Tensor, layers: Sequence[Any]) -> Tensor | None:
     if name is None or any(_adapter(layer) != name for layer in layers):
         return None
     if not name:
-        return functional.linear(x.to(low), lowered(layers, low))
+        off: Tensor = Product.apply(x, lowered(layers, low), None)
+        return off
     a = torch.cat([layer.lora_A[name].weight for layer in layers])
-    b = torch.block_diag(*(layer.lora_B[name].weight * layer.scaling[name] for layer in layers))
-    found: Tensor = LowRank.apply(x, lowered(layers, low), None, a, b, 1.0)
+    b = (layer.lora_B[name].weight * layer.scaling[name] for layer in layers)
+    found: Tensor = LowRank.apply(x, lowered(layers, low), None, a, 1.0, *b)
     return found
 
 
@@ -114,10 +137,10 @@ def lora_class() -> Any:
                 return super().forward(x, *args, **kwargs)
             weight, bias = lowered([self], precision(x)), self.base_layer.bias
             if not name:
-                bias = None if bias is None else bias.to(weight.dtype)
-                return functional.linear(x.to(weight.dtype), weight, bias)
+                off: Tensor = Product.apply(x, weight, bias)
+                return off
             a, b = self.lora_A[name].weight, self.lora_B[name].weight
-            return LowRank.apply(x, weight, bias, a, b, self.scaling[name])
+            return LowRank.apply(x, weight, bias, a, self.scaling[name], b)
 
     return FusedLinear
 
@@ -131,20 +154,3 @@ def _adapter(layer: Any) -> str | None:
     names = [name for name in layer.active_adapters if name in layer.lora_A]
     usual = len(names) == 1 and names[0] not in layer.lora_variant
     return names[0] if usual and type(layer.lora_dropout[names[0]]) is nn.Identity else None
-
-
-def lowered(layers: Sequence[Any], dtype: torch.dtype) -> Tensor:
-    """Return the frozen weights of layers below each other in a dtype.
-
-    On a CPU a converted copy is kept, at the first layer, until one of them changes: one of the
-    layer alone, with which prompts are read, and one of the layers together, for updates.
-    """
-    weights = [getattr(layer, "base_layer", layer).weight.detach() for layer in layers]
-    if len(weights) == 1 and (weights[0].dtype == dtype or weights[0].device.type != "cpu"):
-        return weights[0].to(dtype)
-    state = (dtype, *((weight.data_ptr(), weight._version) for weight in weights))
-    kept = layers[0].__dict__.setdefault("_kept", {})
-    if kept.get(len(layers), (None,))[0] != state:
-        kept[len(layers)] = (state, torch.cat([weight.to(dtype) for weight in weights]))
-    found: Tensor = kept[len(layers)][1]
-    return found

@@ -132,7 +132,10 @@ def measure(kind: str, case: Case, rounds: int, engines: Sequence[str] = ()) -> 
             range(rounds + 1), desc=f"{kind} {case.model}", leave=False, mininterval=1
         ):
             for name, pipe in pipes.items():
-                found = _ask(pipe, kind, name)
+                # While others work, a system may take pages from a process that waits: once to get
+                # them back, then once to count. Whole steps take too long to be done twice.
+                for _ in range(2 if kind in ("rollout", "update") else 1):
+                    found = _ask(pipe, kind, name)
                 if turn:
                     for key, x in found.items():
                         results.setdefault(name, {}).setdefault(key, []).append(x)

@@ -1,8 +1,9 @@
 """The work of the benchmark: its size, its model, its prompts, and how it is timed.
 
 Responses have to be uneven in length, and equally so for all engines. The model's own would depend
-on its training. Here its head gives the end-of-sequence token the same probability at every step,
-1 / mean length, so that lengths are geometric whatever samples them, cut at ``most``.
+on its training. Here its head is almost flat, every token as probable as any other, but for the
+end-of-sequence token, whose probability is 1 / mean length: lengths are geometric whatever samples
+them, cut at ``most``, and the head costs what any head costs.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from reft_lib import cost, data, lora, models
 from reft_lib.config import LoraSettings
 from reft_lib.data import Example
 
 LORA = LoraSettings(rank=16, alpha=32)
+FLAT = 0.001
+"""By this the weights of the head are multiplied: logits are within some hundredths of 0."""
 
 
 @dataclass(frozen=True)
@@ -47,22 +50,6 @@ class Case:
     """Padded rows that memory allows to be read at once in an update; 0: as many as wanted."""
     bf16: bool = True
     device: str = "auto"
-
-
-class EvenEnding(nn.Linear):
-    """A head whose end-of-sequence token has the same probability wherever it stands."""
-
-    eos: int
-    odds: float
-    """Logarithm of the probability of ending over that of going on."""
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Return logits (..., V) in float32."""
-        logits = super().forward(hidden).float()
-        others = logits.clone()
-        others[..., self.eos] = -torch.inf
-        ends = torch.logsumexp(others, dim=-1, keepdim=True) + self.odds
-        return torch.cat([logits[..., : self.eos], ends, logits[..., self.eos + 1 :]], dim=-1)
 
 
 class Gate:
@@ -141,16 +128,31 @@ def update_flops(policy: Any, lengths: Sequence[int], responses: int) -> float:
 
 
 def policy_of(case: Case) -> tuple[Any, Any]:
-    """Return the policy with an adapter that is not zero and an even ending, and its tokenizer."""
+    """Return the policy with an adapter that is not zero and an even ending; and its tokenizer."""
     model, tokenizer = models.load(case.model, "float32")
-    model.lm_head.__class__ = EvenEnding
-    model.lm_head.eos, model.lm_head.odds = tokenizer.eos_token_id, -math.log(case.mean - 1)
+    even_ending(model, tokenizer.eos_token_id, case.mean)
     policy = lora.add_adapter(model.to(models.pick_device(case.device)), LORA)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in lora.trainable_parameters(policy):
             p.add_(0.01 * torch.randn(p.shape, generator=generator).to(p.device))
     return policy, tokenizer
+
+
+def even_ending(model: Any, eos: int, mean: float) -> None:
+    """Give a model a head of its own by which responses end alike wherever they are.
+
+    Of a vocabulary of V the other V - 1 tokens have logits near 0, and together the odds
+    ``mean - 1`` against the end.
+    """
+    vocabulary, width = model.lm_head.weight.shape
+    head = nn.Linear(width, vocabulary, device="meta")
+    odds = torch.zeros(vocabulary)
+    odds[eos] = math.log(vocabulary - 1) - math.log(mean - 1)
+    head.weight = nn.Parameter(FLAT * model.lm_head.weight.detach(), requires_grad=False)
+    head.bias = nn.Parameter(odds.to(head.weight), requires_grad=False)
+    model.set_output_embeddings(head)
+    model.config.tie_word_embeddings = False
 
 
 def questions(case: Case, tokenizer: Any) -> list[Example]:

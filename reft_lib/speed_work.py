@@ -85,7 +85,6 @@ def _update(case: Case, gate: Gate) -> None:
     # a row's last token predicts nothing, and so has not to be read
     read = (sampled.attention_mask.sum(dim=1) - 1).tolist()
     flops = update_flops(policy, read, int(sampled.lengths.sum()))
-    policy.get_base_model().lm_head.__class__ = torch.nn.Linear  # endings are even now: its own
     fused.fuse(policy)
     while gate.wait():
         policy.zero_grad()

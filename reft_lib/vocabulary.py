@@ -39,8 +39,11 @@ class TokenLogprobs(torch.autograd.Function):
         """Return the gradient of the logits: with g of ``log p(a)``, ``g (1[v = a] - p(v))``."""
         logits, tokens, norms = ctx.saved_tensors
         out = torch.empty_like(logits)
+        g = grad[:, None].float()
         for rows in blocks(logits, BLOCK):
-            g = grad[rows, None].float()
-            found = (logits[rows].float() - norms[rows, None]).exp_().mul_(-g)
-            out[rows] = found.scatter_add_(1, tokens[rows, None], g)
+            probabilities = (logits[rows].float() - norms[rows, None]).exp_()
+            torch.mul(probabilities, -g[rows], out=out[rows])
+        tokens = tokens[:, None]
+        chosen = (logits.gather(1, tokens).float() - norms[:, None]).exp_()
+        out.scatter_(1, tokens, (g * (1 - chosen)).to(out.dtype))
         return out, None

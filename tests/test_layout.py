@@ -59,6 +59,7 @@ FLOW = [
     "smollm2",
     "switch",
     "elementwise",
+    "frozen",
     "low_rank",
     "attention",
     "fused",
@@ -82,6 +83,8 @@ FLOW = [
     # sampling, rewarding, and the loops
     "decode",
     "llama_decode",
+    "rectangle",
+    "ragged_attention",
     "ragged",
     "rollout",
     "rewards",

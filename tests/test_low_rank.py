@@ -7,6 +7,7 @@ import torch
 from conftest import adapted
 
 from reft_lib import fused, lora, low_rank, models
+from reft_lib.frozen import Frozen
 
 NEED_BF16 = pytest.mark.skipif(not models.has_fast_bf16(), reason="autocast is off: no fast bf16")
 
@@ -25,7 +26,7 @@ def test_gradients_of_a_layer_are_those_of_autograd_in_double_precision():
     for t in (x, a, b):
         t.requires_grad_()
     for this in (None, bias):
-        y = low_rank.LowRank.apply(x, w, this, a, b, 0.7)
+        y = low_rank.LowRank.apply(x, Frozen([w], torch.float64), this, a, 0.7, b)
         by_hand = torch.nn.functional.linear(x, w, this) + 0.7 * (x @ a.T) @ b.T
         torch.testing.assert_close(y, by_hand)
         weights = torch.randn_like(y)
@@ -33,6 +34,22 @@ def test_gradients_of_a_layer_are_those_of_autograd_in_double_precision():
         theirs = torch.autograd.grad((by_hand * weights).sum(), (x, a, b))
         for one, other in zip(ours, theirs, strict=True):
             torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-6)
+
+
+def test_several_layers_are_one_with_blocks():
+    torch.manual_seed(0)
+    x, ws = torch.randn(6, 5).double(), [torch.randn(n, 5).double() for n in (4, 3)]
+    a, bs = torch.randn(5, 5).double(), [torch.randn(4, 2).double(), torch.randn(3, 3).double()]
+    for t in (x, a, *bs):
+        t.requires_grad_()
+    y = low_rank.LowRank.apply(x, Frozen(ws, torch.float64), None, a, 0.7, *bs)
+    by_hand = x @ torch.cat(ws).T + 0.7 * x @ a.T @ torch.block_diag(*bs).T
+    torch.testing.assert_close(y, by_hand)
+    weights = torch.randn_like(y)
+    ours = torch.autograd.grad((y * weights).sum(), (x, a, *bs))
+    theirs = torch.autograd.grad((by_hand * weights).sum(), (x, a, *bs))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-6)
 
 
 @NEED_BF16
@@ -82,16 +99,3 @@ def test_what_does_not_go_together_is_not_joined(layers):
         assert low_rank.joined(x, (layers[0], plain)) is None
         layers[1].base_layer.weight.requires_grad_(True)
         assert low_rank.joined(x, layers) is None
-
-
-def test_a_copy_is_kept_until_a_weight_changes(layers):
-    one = low_rank.lowered(layers, torch.bfloat16)
-    assert low_rank.lowered(layers, torch.bfloat16) is one and one.shape == (96, 32)
-    alone = low_rank.lowered(layers[:1], torch.bfloat16)
-    assert low_rank.lowered(layers, torch.bfloat16) is one  # neither takes the other's place
-    assert low_rank.lowered(layers[:1], torch.bfloat16) is alone
-    with torch.no_grad():
-        layers[2].base_layer.weight.mul_(2)
-    two = low_rank.lowered(layers, torch.bfloat16)
-    torch.testing.assert_close(two[64:], 2 * one[64:])
-    torch.testing.assert_close(two[:64], one[:64])

@@ -10,36 +10,41 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from reft_lib import cli, fused, lora, rollout, speed, speed_case, speed_records, speed_work
+from reft_lib import (
+    cli,
+    data,
+    fused,
+    lora,
+    models,
+    rollout,
+    speed,
+    speed_case,
+    speed_records,
+    speed_work,
+)
 from reft_lib.config import LoraSettings
 from reft_lib.errors import UserError
-from reft_lib.speed_case import Case, EvenEnding, update_flops
+from reft_lib.speed_case import Case, update_flops
 
 SMALL = Case(rows=4, prompt=12, mean=5, most=10, group=2)
 
 
-def even(head, eos, mean):
-    """Give a head the even ending."""
-    head.__class__, head.eos, head.odds = EvenEnding, eos, -math.log(mean - 1)
-    return head
-
-
-def test_the_end_is_as_probable_everywhere_and_the_rest_keeps_its_proportions():
-    torch.manual_seed(0)
-    head = torch.nn.Linear(6, 9, bias=False)
-    x = 3 * torch.randn(50, 6)
-    before = head(x).softmax(-1)
-    after = even(head, 4, mean=8)(x).softmax(-1)
-    torch.testing.assert_close(after[:, 4], torch.full((50,), 1 / 8))
-    rest = [i for i in range(9) if i != 4]
-    torch.testing.assert_close(
-        after[:, rest] / (7 / 8), before[:, rest] / before[:, rest].sum(-1, keepdim=True)
-    )
+def test_the_end_is_as_probable_everywhere():
+    """Wherever a text of the data set is cut off."""
+    model, tokenizer = models.load("nano", "float32")
+    end = tokenizer.eos_token_id
+    ids = rollout.pad_left(tokenizer([e.question for e in data.load("embedded", "test")[:20]])[
+        "input_ids"], end)[0]  # fmt: skip
+    before = model(ids).logits.softmax(-1)[..., end]
+    assert before.max() > 100 * before.min()
+    speed_case.even_ending(model, end, mean=8)
+    after = model(ids).logits.softmax(-1)[..., end]
+    torch.testing.assert_close(after, torch.full(after.shape, 1 / 8), rtol=0.02, atol=0)
 
 
 def test_lengths_are_geometric_with_the_wanted_mean(new_model, tokenizer):
     model = new_model()
-    even(model.lm_head, tokenizer.eos_token_id, mean=6)
+    speed_case.even_ending(model, tokenizer.eos_token_id, mean=6)
     lengths = rollout.sample(
         model, tokenizer, [[5, 6, 7]], 100, generator=torch.Generator().manual_seed(0),
         samples_per_prompt=2000,
