@@ -89,6 +89,7 @@ def overview() -> str:
 def main(args: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     machine.keep_memory()
+    machine.keep_few_kernels()
     try:
         with parallel.session():
             command = parse(sys.argv[1:] if args is None else args)

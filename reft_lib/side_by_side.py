@@ -56,6 +56,7 @@ def run_all(
 def _start_worker(threads: int) -> None:
     torch.set_num_threads(threads)
     machine.keep_memory()
+    machine.keep_few_kernels()
     parent = os.getppid()
 
     def leave_with_parent() -> None:

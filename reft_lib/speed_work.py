@@ -194,6 +194,9 @@ def serve(pipe: Any, kind: str, name: str, case: Case) -> None:
     try:
         if name in ("plain", "reft_lib"):
             machine.keep_memory()
+            machine.keep_few_kernels()
+        else:  # the others as their users find them, whatever this library's commands have set
+            machine.keep_few_kernels(None)
         engines = ENGINES["step" if kind == "memory" else kind] | ON_GPU
         engines[name](case, Gate(pipe, trim=kind == "memory"))
     except (SystemExit, EOFError):
