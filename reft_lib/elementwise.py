@@ -21,11 +21,14 @@ BLOCK = 2**19
 for Python."""
 
 
-def blocks(x: Tensor, most: int | None = None) -> Iterator[slice]:
-    """Return slices of rows of x (N, ...) with about ``most`` numbers; on a GPU one for all."""
+def blocks(x: Tensor, *others: Tensor, most: int | None = None) -> Iterator[tuple[Tensor, ...]]:
+    """Return views of the same rows of x (N, ...) and of others, block by block.
+
+    Of x a block has about ``most`` numbers; on a GPU there is one for all rows.
+    """
     width = x[:1].numel() or 1
     step = max(1, (most or BLOCK) // width) if x.device.type == "cpu" else max(1, len(x))
-    return (slice(i, i + step) for i in range(0, len(x), step))
+    return zip(*(t.split(step) for t in (x, *others)), strict=True)
 
 
 class Norm(torch.autograd.Function):
@@ -37,25 +40,25 @@ class Norm(torch.autograd.Function):
         rows = x.reshape(-1, x.shape[-1])
         inverse = rows.new_empty(len(rows), 1, dtype=torch.float32)  # 1 / rms
         out = torch.empty_like(rows, dtype=dtype)
-        for part in blocks(rows):
-            here = rows[part].float()
-            mean = torch.linalg.vector_norm(here, dim=-1, keepdim=True).square_()
-            inverse[part] = mean.div_(here.shape[-1]).add_(eps).rsqrt_()
-            out[part] = (here * inverse[part]).mul_(weight)
+        for part, inv, y in blocks(rows, inverse, out):
+            here = part.float()
+            torch.linalg.vector_norm(here, dim=-1, keepdim=True, out=inv)
+            inv.square_().div_(here.shape[-1]).add_(eps).rsqrt_()
+            torch.mul(here * inv, weight, out=y)
         ctx.save_for_backward(rows, inverse, weight)
         return out.view(x.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradient of x: with u = x / rms and g of u, ``(g - u mean(g u)) / rms``."""
+        """Return the gradient of x: with g of x / rms, ``g / rms - x mean(g x) / rms^3``."""
         rows, inverse, weight = ctx.saved_tensors
         out, given = torch.empty_like(rows), grad.reshape(rows.shape)
-        for part in blocks(rows):
-            unit = rows[part].float() * inverse[part]
-            g = given[part].float() * weight
-            along = (g * unit).mean(dim=-1, keepdim=True)
-            torch.mul(g.sub_(unit.mul_(along)), inverse[part], out=out[part])
+        for part, of_y, inv, dx in blocks(rows, given, inverse, out):
+            here = part.float()
+            g = of_y.float() * weight
+            along = (g * here).mean(dim=-1, keepdim=True).mul_(inv.pow(3))
+            torch.addcmul(g.mul_(inv), here, along, value=-1, out=dx)
         return out.view(grad.shape), None, None, None
 
 
@@ -69,8 +72,8 @@ class Gated(torch.autograd.Function):
         rows = both.flatten(0, -2)
         g, u = rows.chunk(2, dim=-1)
         out = torch.empty_like(g, memory_format=torch.contiguous_format)
-        for part in blocks(rows):
-            torch.mul(functional.silu(g[part]), u[part], out=out[part])
+        for gate, up, y in blocks(g, u, out):
+            torch.mul(functional.silu(gate), up, out=y)
         return out.view(*both.shape[:-1], -1)
 
     @staticmethod
@@ -82,9 +85,9 @@ class Gated(torch.autograd.Function):
         out = torch.empty_like(rows)
         (g, u), (dg, du) = rows.chunk(2, dim=-1), out.chunk(2, dim=-1)
         given = grad.reshape(g.shape)
-        for part in blocks(rows):
-            torch.mul(given[part], functional.silu(g[part]), out=du[part])
-            torch.ops.aten.silu_backward(given[part] * u[part], g[part], grad_input=dg[part])
+        for gate, up, of_y, of_gate, of_up in blocks(g, u, given, dg, du):
+            torch.mul(of_y, functional.silu(gate), out=of_up)
+            torch.ops.aten.silu_backward(of_y * up, gate, grad_input=of_gate)
         return out.view(both.shape)
 
 
@@ -114,9 +117,9 @@ def turned(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None = None) -> Te
         out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     rows, y, half = x.flatten(0, 1), out.flatten(0, 1), x.shape[-1] // 2
     c, s = (t[..., :half].float().expand(len(x), -1, -1).reshape(-1, 1, half) for t in (cos, sin))
-    for part in blocks(rows):
-        a, b = rows[part].float().split(half, dim=-1)
-        first = torch.addcmul(a * c[part], b, s[part], value=-1)
-        y[part, :, half:] = torch.addcmul(b * c[part], a, s[part])
-        y[part, :, :half] = first
+    for part, cos_here, sin_here, turned_here in blocks(rows, c, s, y):
+        a, b = part.float().split(half, dim=-1)
+        first = torch.addcmul(a * cos_here, b, sin_here, value=-1)
+        turned_here[..., half:] = torch.addcmul(b * cos_here, a, sin_here)
+        turned_here[..., :half] = first
     return out

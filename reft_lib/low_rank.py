@@ -69,7 +69,10 @@ class LowRank(torch.autograd.Function):
         """
         rows, thin, a, *b = ctx.saved_tensors
         g = grad.reshape(-1, grad.shape[-1]).to(rows.dtype)
-        back = (g @ (torch.block_diag(*b) if len(b) > 1 else b[0])).mul_(ctx.scale)  # (N, r)
+        back = torch.empty_like(thin)  # B' g, (N, r)
+        for one, here, low in _each(b, g, back):
+            torch.mm(here, one, out=low)
+        back.mul_(ctx.scale)
         dx = da = None
         db: list[Tensor | None] = [None] * len(b)
         if ctx.needs_input_grad[0]:

@@ -119,6 +119,8 @@ class AttendRagged(torch.autograd.Function):
             Of the scores.
         """
         groups = (x.shape[1] - heads) // 2
+        # the root of the scale with each, so that no product has to be scaled, here nor backwards
+        cos, sin = (t.float() * scale**0.5 for t in (cos, sin))
         q, k = elementwise.turned(x[None, :, :-groups], cos, sin)[0].split([heads, groups], dim=1)
         sources = [part.reshape(-1, x.shape[2]) for part in (q, k, x[:, -groups:])]
         out, kept = torch.empty_like(q, memory_format=torch.contiguous_format), []
@@ -127,13 +129,13 @@ class AttendRagged(torch.autograd.Function):
             rows, keys, values = _rows(part, sources, groups)
             scores = rows @ keys.mT
             by_head = scores.view(len(part.mask), heads, *part.shape[1:])
-            torch.add(part.mask, by_head, alpha=scale, out=by_head)
+            by_head += part.mask
             weights = torch.softmax(scores, dim=-1, dtype=scores.dtype)
             found = (weights @ values).view(-1, x.shape[2])
             torch.index_select(found, 0, part.found, out=out[part.tokens].flatten(0, 1))
             kept += [rows, keys, values, weights]
         ctx.save_for_backward(cos, sin, *kept)
-        ctx.layout, ctx.heads, ctx.scale, ctx.shape = found_places, heads, scale, x.shape
+        ctx.layout, ctx.heads, ctx.shape = found_places, heads, x.shape
         return out
 
     @staticmethod
@@ -152,8 +154,7 @@ class AttendRagged(torch.autograd.Function):
             part, (rows, keys, values, weights) = parts[i], kept[4 * i : 4 * i + 4]
             g = given.index_select(0, part.asked).view(rows.shape)
             scores = torch._softmax_backward_data(g @ values.mT, weights, -1, weights.dtype)
-            dq = (scores @ keys).mul_(ctx.scale)
-            both = [(scores.mT @ rows).mul_(ctx.scale), weights.mT @ g]
+            dq, both = scores @ keys, [scores.mT @ rows, weights.mT @ g]
             here = dx[part.tokens]
             here[:, :heads] = dq.view(-1, d).index_select(0, part.found).view(-1, heads, d)
             for j, one in enumerate(both):

@@ -28,8 +28,8 @@ class TokenLogprobs(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, tokens: Tensor) -> Tensor:
         """Return (N,) for logits (N, V) and tokens (N,)."""
         norms = logits.new_empty(len(logits), dtype=torch.float32)
-        for rows in blocks(logits, BLOCK):
-            norms[rows] = logits[rows].float().logsumexp(dim=1)
+        for some, norm in blocks(logits, norms, most=BLOCK):
+            torch.logsumexp(some.float(), dim=1, out=norm)
         ctx.save_for_backward(logits, tokens, norms)
         return logits.gather(1, tokens[:, None]).squeeze(1).float() - norms
 
@@ -40,9 +40,8 @@ class TokenLogprobs(torch.autograd.Function):
         logits, tokens, norms = ctx.saved_tensors
         out = torch.empty_like(logits)
         g = grad[:, None].float()
-        for rows in blocks(logits, BLOCK):
-            probabilities = (logits[rows].float() - norms[rows, None]).exp_()
-            torch.mul(probabilities, -g[rows], out=out[rows])
+        for some, norm, weight, of_logits in blocks(logits, norms[:, None], -g, out, most=BLOCK):
+            torch.mul((some.float() - norm).exp_(), weight, out=of_logits)
         tokens = tokens[:, None]
         chosen = (logits.gather(1, tokens).float() - norms[:, None]).exp_()
         out.scatter_(1, tokens, (g * (1 - chosen)).to(out.dtype))

@@ -33,15 +33,15 @@ def drawn(*shape):
 
 
 def test_blocks_cover_all_rows_once():
-    x = torch.zeros(12, 6)
-    assert [(part.start, part.stop) for part in elementwise.blocks(x)] == [
-        (0, 5),
-        (5, 10),
-        (10, 15),
-    ]
-    assert len(list(elementwise.blocks(x, 1))) == 12  # a row at least
-    assert list(elementwise.blocks(x[:0])) == []
-    assert sum(len(x[part]) for part in elementwise.blocks(x, 24)) == 12
+    x, y = torch.arange(72.0).view(12, 6), torch.zeros(12)
+    found = list(elementwise.blocks(x, y))
+    assert [len(part) for part, _ in found] == [5, 5, 2]
+    assert torch.equal(torch.cat([part for part, _ in found]), x)
+    for part, sums in found:  # views: what is written to them is written to the whole
+        sums += part.sum(dim=1)
+    assert torch.equal(y, x.sum(dim=1))
+    assert len(list(elementwise.blocks(x, most=1))) == 12  # a row at least
+    assert sum(len(part) for (part,) in elementwise.blocks(x[:0])) == 0
 
 
 def test_a_norm():
