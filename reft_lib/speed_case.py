@@ -80,8 +80,12 @@ def peak_memory() -> float:
     """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e6
-    scale = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e6
+    try:  # getrusage counts what a process was before it became this program: its parent
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
+    except (OSError, IndexError):  # not Linux
+        scale = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e6
 
 
 def held_memory(trim: bool = False) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -181,3 +183,11 @@ def test_bad_options_are_one_line(capsys):
     assert "--rounds is 0" in capsys.readouterr().err
     assert cli.main(["bench", "--kinds", "walk"]) == 2
     assert "unknown kind 'walk'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from Linux")
+def test_a_process_does_not_count_its_parents_peak():
+    held = torch.ones(2**28)  # 1 GiB here
+    code = "from reft_lib import speed_case; print(speed_case.peak_memory())"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(said.stdout) < held.numel() * 4 / 1e6 < speed_case.peak_memory()
