@@ -38,11 +38,14 @@ WAIT = 1800.0
 def cases(model: str, kind: str, device: str = "auto") -> list[Case]:
     """Return the sizes at which a kind of work is measured for a model.
 
-    For whole steps of nano they go from 1 to 16 times the work.
+    For whole steps of nano they go from 1 to 16 times the work. A GPU gets 512 rows as well, unless
+    the model is nano, which is too small to need one.
     """
     nano = model == "nano"
+    on_gpu = not nano and models.pick_device(device).type == "cuda"
     # 8 padded rows at a time: 32 of SmolLM2 ended a process on a machine with 23 GB
-    base = Case(model, micro=0 if nano else 8, device=device)
+    base = Case(model, micro=0 if nano else 8, at_once=128 if on_gpu else 32, device=device)
+    sizes: list[dict[str, int]]
     if kind == "memory":
         sizes = [{"rows": 16, "mean": 16, "most": 64}]
     elif kind == "step":
@@ -50,7 +53,10 @@ def cases(model: str, kind: str, device: str = "auto") -> list[Case]:
     elif nano:
         sizes = [{}, {"rows": 256}, {"prompt": 192}, {"mean": 96, "most": 256}]
     else:
-        sizes = [{}, {"rows": 16}] + ([{"prompt": 192}] if kind == "rollout" else [])
+        few = {"rows": 16}
+        sizes = [{}, few, {**few, "prompt": 192}, {**few, "mean": 96, "most": 256}]
+    if on_gpu and kind != "memory":
+        sizes.append({"rows": 512})
     return [dataclasses.replace(base, **size) for size in sizes]  # type: ignore[arg-type]
 
 
@@ -104,14 +110,16 @@ def measure(kind: str, case: Case, rounds: int, engines: Sequence[str] = ()) -> 
     dict
         ``kind``, ``case``; ``device``, ``git`` and ``versions`` (:mod:`reft_lib.machine`);
         ``limits`` (:func:`limits`, median over the rounds); ``engines``: by name, lists
-        ``seconds``, ``tokens`` and ``held_mb`` with an entry for each round, ``flops`` (of a
-        round, where they are counted) and ``peak_mb``.
+        ``seconds``, ``tokens``, ``held_mb``, ``flops`` and ``moved`` (operations and bytes that
+        the work takes at the least; 0 where they are not counted) with an entry for each round,
+        and ``peak_mb``.
     """
     known = ENGINES["step" if kind == "memory" else kind]
     if kind == "memory":
         known, rounds = {"reft_lib": known["reft_lib"]}, LONG
-    elif kind == "rollout" and torch.cuda.is_available() and case.device != "cpu":
-        known = known | ON_GPU
+    elif kind == "rollout":
+        everywhere = models.pick_device(case.device).type == "cuda"
+        known = known | {n: e for n, e in ON_GPU.items() if everywhere or n in engines}
     there = [name for name in known if name != "trl" or importlib.util.find_spec("trl")]
     wanted = [name for name in there if not engines or name in engines]
     if not wanted:
@@ -152,7 +160,6 @@ def measure(kind: str, case: Case, rounds: int, engines: Sequence[str] = ()) -> 
         made["versions"]["trl"] = importlib.metadata.version("trl")
     for one in results.values():
         one["peak_mb"] = max(one["peak_mb"])  # type: ignore[assignment]
-        one["flops"] = one["flops"][0]  # type: ignore[assignment]
     return {
         "kind": kind,
         "case": dataclasses.asdict(case),

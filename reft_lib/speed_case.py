@@ -48,6 +48,8 @@ class Case:
     """Whole steps: responses to the same prompt."""
     micro: int = 0
     """Padded rows that memory allows to be read at once in an update; 0: as many as wanted."""
+    at_once: int = 32
+    """Rows that are wanted at once in an update."""
     bf16: bool = True
     device: str = "auto"
 
@@ -64,12 +66,15 @@ class Gate:
         self.began = time.perf_counter()
         return wanted
 
-    def done(self, tokens: int, flops: float = 0.0) -> None:
-        """Tell how long it took, how much it was, and this process's memory."""
+    def done(self, tokens: int, flops: float = 0.0, moved: float = 0.0) -> None:
+        """Tell how long it took, how much it was, and this process's memory.
+
+        ``flops`` are the operations that it takes at the least, ``moved`` the bytes.
+        """
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         seconds = time.perf_counter() - self.began
-        found = {"seconds": seconds, "tokens": tokens, "flops": flops}
+        found = {"seconds": seconds, "tokens": tokens, "flops": flops, "moved": moved}
         self.pipe.send({**found, "peak_mb": peak_memory(), "held_mb": held_memory(self.trim)})
 
 
@@ -105,6 +110,17 @@ def held_memory(trim: bool = False) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+def weights(policy: Any) -> tuple[int, int, int]:
+    """Return the numbers of weights in products: of the blocks, the adapter, the head."""
+    base = policy.get_base_model()
+    adapter = sum(p.numel() for p in lora.trainable_parameters(policy))
+    head, embedding = base.lm_head.weight.numel(), base.get_input_embeddings().weight.numel()
+    tied = base.lm_head.weight is base.get_input_embeddings().weight
+    matrices = sum(p.numel() for p in policy.parameters() if p.dim() == 2)  # norms are no products
+    frozen = matrices - adapter - embedding
+    return frozen - (0 if tied else head), adapter, head
+
+
 def update_flops(policy: Any, lengths: Sequence[int], responses: int) -> float:
     """Return the operations that one reading with gradient must do.
 
@@ -119,16 +135,70 @@ def update_flops(policy: Any, lengths: Sequence[int], responses: int) -> float:
     responses : int
         Response tokens of all rows.
     """
-    base = policy.get_base_model()
-    adapter = sum(p.numel() for p in lora.trainable_parameters(policy))
-    head, embedding = base.lm_head.weight.numel(), base.get_input_embeddings().weight.numel()
-    tied = base.lm_head.weight is base.get_input_embeddings().weight
-    frozen = sum(p.numel() for p in policy.parameters()) - adapter - embedding
-    frozen -= 0 if tied else head
-    config = base.config
-    looks = sum(cost.looks(config.num_hidden_layers, config.hidden_size, n) for n in lengths)
+    blocks, adapter, head = weights(policy)
     # attention backwards: twice as many
-    return sum(cost.products(frozen, adapter, head, sum(lengths), responses)) + 3 * looks
+    return sum(cost.products(blocks, adapter, head, sum(lengths), responses)) + 3 * sum(
+        _looks(policy, n) for n in lengths
+    )
+
+
+def rollout_work(
+    policy: Any, prompts: Sequence[int], lengths: Sequence[int], size: int = 2
+) -> tuple[float, float]:
+    """Return the operations that a rollout must do, and the bytes that it must read.
+
+    The adapter is merged. Every prompt is read, and of every response all tokens but the last. For
+    each token of the longest response all weights are read from memory once, and for each token
+    of a row the keys and values of those before it.
+
+    Parameters
+    ----------
+    policy : peft.PeftModel
+    prompts, lengths : sequence of int
+        Tokens of each row's prompt and response.
+    size : int
+        Bytes of a weight, a key or a value.
+    """
+    blocks, _, head = weights(policy)
+    config = policy.get_base_model().config
+    rows = list(zip(prompts, lengths, strict=True))
+    read = sum(p + n - 1 for p, n in rows)
+    flops = cost.products(blocks, 0, head, read, sum(lengths))[0]
+    flops += sum(_looks(policy, p + n - 1) for p, n in rows)
+    kept = 2 * config.num_hidden_layers * config.num_key_value_heads * _head_dim(config)
+    places = sum(sum(range(p, p + n - 1)) for p, n in rows)
+    return flops, float(size * ((blocks + head) * max(lengths) + kept * places))
+
+
+def step_flops(policy: Any, prompts: float, rows: int, tokens: int) -> float:
+    """Return the operations that a step of GRPO must do, without those of attention.
+
+    Rollout with a merged adapter, reference, and one update, each of which reads every prompt once.
+
+    Parameters
+    ----------
+    policy : peft.PeftModel
+    prompts : float
+        Tokens of the prompts, each counted once.
+    rows : int
+        Responses.
+    tokens : int
+        Tokens of all responses.
+    """
+    blocks, adapter, head = weights(policy)
+    read = round(prompts) + tokens - rows
+    forward = cost.products(blocks, 0, head, read, tokens)[0]  # rollout, and reference
+    return 2 * forward + sum(cost.products(blocks, adapter, head, read, tokens))
+
+
+def _looks(policy: Any, tokens: int) -> int:
+    config = policy.get_base_model().config
+    width = config.num_attention_heads * _head_dim(config)
+    return cost.looks(config.num_hidden_layers, width, tokens)
+
+
+def _head_dim(config: Any) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def policy_of(case: Case) -> tuple[Any, Any]:

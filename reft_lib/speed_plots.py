@@ -21,7 +21,8 @@ from reft_lib.style import COLOURS, finish, style
 
 LOOKS = {
     "generate": ("grey", "", "s", ":"),
-    "generate, static": ("grey", "//", "D", ":"),
+    "generate_static": ("grey", "//", "D", ":"),
+    "generate_batch": ("grey", "..", "P", ":"),
     "trl": ("sft", "//", "^", "--"),
     "plain": ("warm-up", "..", "v", "-."),
     "reft_lib": ("reft", "", "o", "-"),
@@ -65,7 +66,7 @@ def rates(records: Sequence[dict[str, Any]], model: str = "nano") -> Figure:
                     edgecolor="white")  # fmt: skip
             span = [[row.tokens_per_second - row.low], [row.high - row.tokens_per_second]]
             ax.errorbar(row.tokens_per_second, y, xerr=span, color=COLOURS["ink"], capsize=3)
-            share = f", {row.share:.0%} of the rate of products" if row.share > 0 else ""
+            share = f", {row.share:.0%} of the limit" if row.share > 0 else ""
             said.append(
                 f"{TITLES[kind]}, {row.engine}: {row.tokens_per_second:,.0f} tokens a second, "
                 f"{row.ratio:.1f} times {here.iloc[-1]['engine']}{share}."

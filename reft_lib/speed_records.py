@@ -36,9 +36,10 @@ def read(where: Path) -> list[dict[str, Any]]:
 def table(records: Sequence[dict[str, Any]]) -> Any:
     """Return a row for each record and engine, as a DataFrame.
 
-    ``tokens_per_second``, ``low`` and ``high`` (median, least and most over the rounds), ``ratio``
-    (of medians, to the record's first engine), ``peak_mb``, and ``share``: of the measured rate of
-    bfloat16 products, where operations are counted.
+    ``seconds`` (median of the rounds); ``tokens_per_second``, ``low`` and ``high`` (median, least
+    and most); ``ratio``
+    (of medians, to the record's first engine), ``peak_mb``, and ``share``: how near it comes to
+    the machine's limit (:func:`share`).
     """
     import pandas as pd
 
@@ -49,14 +50,29 @@ def table(records: Sequence[dict[str, Any]]) -> Any:
             rates = [n / s for n, s in zip(one["tokens"], one["seconds"], strict=True)]
             middle = statistics.median(rates)
             first = first or middle
-            low = "bfloat16" if record["case"]["bf16"] else "float32"
-            share = one["flops"] / statistics.median(one["seconds"]) / record["limits"][low]
             rows.append(
                 {"kind": record["kind"], **record["case"], "engine": name,
+                 "seconds": statistics.median(one["seconds"]),
                  "tokens_per_second": middle, "low": min(rates), "high": max(rates),
-                 "ratio": middle / first, "peak_mb": one["peak_mb"], "share": share or None}
+                 "ratio": middle / first, "peak_mb": one["peak_mb"], "share": share(record, name)}
             )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def share(record: dict[str, Any], engine: str) -> float | None:
+    """Return the least time that an engine's work takes on the machine, over the time it took.
+
+    The least time is that of the counted operations at the measured rate of products, or of the
+    counted bytes at the measured rate of memory, whichever is longer; median over the rounds. 1 is
+    the limit. None where nothing was counted.
+    """
+    one, limits = record["engines"][engine], record["limits"]
+    rate = limits["bfloat16" if record["case"]["bf16"] else "float32"]
+    parts = [
+        max(flops / rate, moved / limits["bytes"]) / seconds
+        for flops, moved, seconds in zip(one["flops"], one["moved"], one["seconds"], strict=True)
+    ]
+    return statistics.median(parts) or None
 
 
 def as_text(records: Sequence[dict[str, Any]]) -> str:
@@ -67,13 +83,13 @@ def as_text(records: Sequence[dict[str, Any]]) -> str:
     ]
     frame["ratio"] = frame["ratio"].map("{:.2f}".format)
     frame["peak MB"] = frame["peak_mb"].map("{:,.0f}".format)
-    frame["share"] = [
+    frame["of the limit"] = [
         f"{100 * x:.0f}%" if x == x and x else "" for x in frame["share"].astype(float)
     ]
     columns = ["kind", "model", "rows", "prompt", "mean", "engine", "tokens/s", "ratio", "peak MB"]
     rate = records[-1]["limits"]
     return (
-        frame[[*columns, "share"]].to_string(index=False)
+        frame[[*columns, "of the limit"]].to_string(index=False)
         + f"\nlimits: {rate['bfloat16'] / 1e9:,.0f} GFLOP/s bfloat16, "
         f"{rate['float32'] / 1e9:,.0f} float32, {rate['bytes'] / 1e9:,.1f} GB/s"
     )

@@ -20,58 +20,94 @@ from reft_lib import fused, losses, machine, models, prompts, relatives, rollout
 from reft_lib.config import SampleConfig
 from reft_lib.method_settings import RelativesConfig
 from reft_lib.rewards import Graded
-from reft_lib.speed_case import Case, Gate, policy_of, questions, update_flops
+from reft_lib.speed_case import (
+    Case,
+    Gate,
+    policy_of,
+    questions,
+    rollout_work,
+    step_flops,
+    update_flops,
+)
+
+Sampler = Callable[..., list[int]]
+"""Samples once with a policy and returns the length of every response."""
 
 
-def _rollout(sample: Callable[..., int]) -> Callable[[Case, Gate], None]:
-    """Make an engine of a function that samples once and returns the tokens it sampled."""
+def _rollout(sample: Sampler) -> Callable[[Case, Gate], None]:
+    """Make an engine of a function that samples once."""
 
     def engine(case: Case, gate: Gate) -> None:
         policy, tokenizer = policy_of(case)
         ids = rollout.encode(tokenizer, questions(case, tokenizer), "ncot")
+        prompts, size = [len(row) for row in ids], 2 if case.bf16 else 4
         seed = 0
         while gate.wait():
             seed += 1
             with torch.no_grad(), models.autocast(policy.device, case.bf16):
-                tokens = sample(policy, tokenizer, ids, case, seed)
-            gate.done(tokens)
+                lengths = sample(policy, tokenizer, ids, case, seed)
+            gate.done(sum(lengths), *rollout_work(policy, prompts, lengths, size))
 
     return engine
 
 
-def _generate(policy: Any, tokenizer: Any, ids: Any, case: Case, seed: int, **more: Any) -> int:
+def _generate(
+    policy: Any, tokenizer: Any, ids: Any, case: Case, seed: int, **more: Any
+) -> list[int]:
     """Sample with transformers' ``generate``."""
-    tokens, mask = rollout.pad_left(ids, tokenizer.eos_token_id, policy.device)
+    eos = tokenizer.eos_token_id
+    tokens, mask = rollout.pad_left(ids, eos, policy.device)
     torch.manual_seed(seed)
     out = policy.generate(
         input_ids=tokens, attention_mask=mask, max_new_tokens=case.most, do_sample=True,
-        top_k=0, top_p=1.0, temperature=1.0, pad_token_id=tokenizer.eos_token_id, **more,
+        top_k=0, top_p=1.0, temperature=1.0, pad_token_id=eos, **more,
     )[:, tokens.shape[1] :]  # fmt: skip
-    ended = (out == tokenizer.eos_token_id).cumsum(dim=1)
-    return int((ended - (out == tokenizer.eos_token_id).int() < 1).sum())
+    ends = (out == eos).int()
+    return [int(n) for n in (ends.cumsum(dim=1) - ends < 1).sum(dim=1)]
 
 
-def _ours(policy: Any, tokenizer: Any, ids: Any, case: Case, seed: int) -> int:
+def _ours(policy: Any, tokenizer: Any, ids: Any, case: Case, seed: int) -> list[int]:
     """Sample with :func:`reft_lib.rollout.sample`."""
     generator = torch.Generator(policy.device).manual_seed(seed)
     sampled = rollout.sample(policy, tokenizer, ids, case.most, generator=generator)
-    return int(sampled.lengths.sum())
+    return [int(n) for n in sampled.lengths]
 
 
-def _plainly(*given: Any) -> int:
+def _plainly(*given: Any) -> list[int]:
     """The same, with peft's layers and transformers' cache."""
     with fused.plain():
         return _ours(*given)
 
 
-def _static(*given: Any) -> int:
+def _static(*given: Any) -> list[int]:
     """Let ``generate`` use a static cache, which it compiles into CUDA graphs on a GPU."""
     return _generate(*given, cache_implementation="static")
 
 
+def _batch(policy: Any, tokenizer: Any, ids: Any, case: Case, seed: int) -> list[int]:
+    """Sample with ``generate_batch``: a cache in pages, rows that have ended make room for others.
+
+    It takes half of a GPU's free memory: others have theirs beside it.
+    """
+    from transformers import ContinuousBatchingConfig, GenerationConfig
+
+    model = policy.get_base_model()
+    model.set_attn_implementation("sdpa")
+    how = GenerationConfig(
+        max_new_tokens=case.most, do_sample=True, top_k=0, top_p=1.0, temperature=1.0,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    pages = ContinuousBatchingConfig(max_memory_percent=0.5, seed=seed)
+    found = model.generate_batch(ids, how, pages)
+    if failed := [one.error for one in found.values() if one.error is not None]:
+        raise RuntimeError(failed[0])
+    return [len(one.generated_tokens) for one in found.values()]
+
+
 def _at_once(case: Case) -> int:
-    """Return the rows of a micro-batch: padded ones as far as memory allows, others 32."""
-    return 32 if switch.enabled() or not case.micro else min(32, case.micro)
+    """Return the rows of a micro-batch: as many as wanted; padded ones as far as memory allows."""
+    few = case.micro and not switch.enabled()
+    return min(case.at_once, case.micro) if few else case.at_once
 
 
 def _update(case: Case, gate: Gate) -> None:
@@ -122,8 +158,17 @@ def _step(case: Case, gate: Gate) -> None:
     steps: Iterator[Any] = relatives.train(
         policy, tokenizer, asked, "ncot", reward, config, SampleConfig(case.most), bf16=case.bf16
     )
+    flops = _step_flops(policy, tokenizer, asked, case)
     while gate.wait():
-        gate.done(round(next(steps)["length"] * case.rows))
+        tokens = round(next(steps)["length"] * case.rows)
+        gate.done(tokens, flops(tokens))
+
+
+def _step_flops(policy: Any, tokenizer: Any, asked: Any, case: Case) -> Callable[[int], float]:
+    """Return a function that counts what a step must do, from the tokens of its responses."""
+    ids = rollout.encode(tokenizer, asked, "ncot")
+    prompts = sum(map(len, ids)) / len(ids) * case.rows / case.group
+    return lambda tokens: step_flops(policy, prompts, case.rows, tokens)
 
 
 def _step_plainly(case: Case, gate: Gate) -> None:
@@ -146,7 +191,8 @@ def _step_trl(case: Case, gate: Gate) -> None:
                 raise SystemExit
 
         def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-            gate.done(counted.pop())
+            tokens = counted.pop()
+            gate.done(tokens, flops(tokens))
 
     counted: list[int] = []
 
@@ -155,7 +201,9 @@ def _step_trl(case: Case, gate: Gate) -> None:
         return _reward(completions)
 
     policy, tokenizer = policy_of(case)
-    asked = [{"prompt": prompts.prompt(e, "ncot")} for e in questions(case, tokenizer)]
+    examples = questions(case, tokenizer)
+    flops = _step_flops(policy, tokenizer, examples, case)
+    asked = [{"prompt": prompts.prompt(e, "ncot")} for e in examples]
     on_cpu, micro = policy.device.type == "cpu", case.micro or case.rows
     with tempfile.TemporaryDirectory() as folder:
         config = GRPOConfig(
@@ -182,8 +230,8 @@ ENGINES: dict[str, dict[str, Callable[[Case, Gate], None]]] = {
     "step": {"trl": _step_trl, "plain": _step_plainly, "reft_lib": _step},
 }
 """By kind of work and name; the last of each is what the library uses."""
-ON_GPU = {"generate, static": _rollout(_static)}
-"""More engines of rollouts, where there is a GPU."""
+ON_GPU = {"generate_static": _rollout(_static), "generate_batch": _rollout(_batch)}
+"""More engines of rollouts, made for GPUs: elsewhere they work when they are asked for by name."""
 
 
 def serve(pipe: Any, kind: str, name: str, case: Case) -> None:

@@ -21,7 +21,8 @@ def record(kind, engines, tokens=1000, flops=0.0, **changes):
         "device": {},
         "limits": {"bfloat16": 1e4, "float32": 1e3, "bytes": 1.0},
         "engines": {
-            name: {"tokens": [tokens] * 3, "seconds": [s, 1.1 * s, 0.9 * s], "flops": flops,
+            name: {"tokens": [tokens] * 3, "seconds": [s, 1.1 * s, 0.9 * s],
+                   "flops": [flops] * 3, "moved": [0.0] * 3,
                    "held_mb": [100.0] * 20 + [110.0] * 20, "peak_mb": 120.0}
             for name, s in engines.items()
         },
@@ -43,7 +44,7 @@ def test_rates_in_words_and_bars():
     fig = speed_plots.rates(RECORDS)
     said = style.describe(fig)
     assert "Rollout, reft_lib: 1,000 tokens a second, 4.0 times generate." in said
-    assert "Update, reft_lib: 1,000 tokens a second, 2.0 times plain, 50% of the rate" in said
+    assert "Update, reft_lib: 1,000 tokens a second, 2.0 times plain, 50% of the limit" in said
     assert "Whole step (GRPO), trl: 125 tokens a second, 1.0 times trl." in said
     widths = sorted(round(p.get_width()) for p in fig.axes[0].patches)
     assert widths == [250, 500, 1000]
