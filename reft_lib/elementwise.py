@@ -20,14 +20,17 @@ BLOCK = 2**19
 """Numbers of a block, 2 MB in float32: they stay in a cache, and blocks are few enough not to wait
 for Python."""
 
+LARGE = 2**27
+"""Numbers of a block on a GPU, 512 MB in float32: a bound for memory alone."""
+
 
 def blocks(x: Tensor, *others: Tensor, most: int | None = None) -> Iterator[tuple[Tensor, ...]]:
     """Return views of the same rows of x (N, ...) and of others, block by block.
 
-    Of x a block has about ``most`` numbers; on a GPU there is one for all rows.
+    Of x a block has about ``most`` numbers; on a GPU, which has no use for small ones, ``LARGE``.
     """
     width = x[:1].numel() or 1
-    step = max(1, (most or BLOCK) // width) if x.device.type == "cpu" else max(1, len(x))
+    step = max(1, ((most or BLOCK) if x.device.type == "cpu" else LARGE) // width)
     return zip(*(t.split(step) for t in (x, *others)), strict=True)
 
 

@@ -52,7 +52,8 @@ class Frozen:
     def _get(self, name: str) -> Tensor:
         """Return W as it is, or ordered for one of the two products; made when first wanted."""
         if name not in self._ready:
-            whole = torch.cat([part.to(self.dtype) for part in self.parts])
+            parts = [part.to(self.dtype) for part in self.parts]
+            whole = parts[0] if len(parts) == 1 else torch.cat(parts)  # one alone is not copied
             if name != "whole":
                 whole = _order(whole if name == "times" else whole.t().contiguous())
             self._ready[name] = whole

@@ -16,6 +16,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from reft_lib import attention
@@ -70,7 +71,8 @@ class FusedHead(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (..., V) for x (..., H)."""
         low = precision(x)
-        if not enabled() or self.weight.requires_grad or self.weight.dtype == low:
+        as_it_is = self.weight.dtype == low != torch.bfloat16
+        if not enabled() or self.weight.requires_grad or as_it_is:
             return super().forward(x)
         found: Tensor = Product.apply(x, lowered([self], low), self.bias)
         return found

@@ -2,23 +2,25 @@
 
 A step of decoding multiplies a few rows with all weights of a model: what counts is how often
 memory is read and how many small operations are started. Hence: the adapter is added to the
-weights once for a whole rollout, products that read the same input are one product, keys and
-values are written into memory set aside beforehand (transformers' cache is copied whole for every
-token), and nothing is recorded for gradients.
+weights once for a whole rollout (weights in bfloat16 are too coarse for that: there it adds one
+thin product), products that read the same input are one product, keys and values are written
+into memory set aside beforehand (transformers' cache is copied whole for every token), and nothing
+is recorded for gradients.
 
     plain   7 products, 14 thin ones of the adapter, some 60 operations a layer
-    here    4 products, some 15 operations a layer
+    here    4 products, none or 4 thin ones, some 15 operations a layer
 
 A rotation is one operation here: numbers i and i + D/2 of a head, which turn together, stand side
 by side, as the two parts of one complex number. For that the rows of the weights that make queries
 and keys change places; a product of a query and a key does not notice.
 
-:func:`decoder` falls back to :class:`reft_lib.decode.CachedDecoder` for other models, and for what
-would change the policy: weights in bfloat16 to which an adapter cannot be added without loss.
+:func:`decoder` falls back to :class:`reft_lib.decode.CachedDecoder` for other models, and for
+adapters that are more than a product of two matrices.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,21 +62,59 @@ WIDE = 256
 """From this width on, matrices are large enough for bfloat16 to save more than it costs."""
 
 
+class Projection:
+    """Linear layers of the same input as one, with their adapters.
+
+    An adapter is added to weights in float32, and the sum is rounded once. Weights in bfloat16 have
+    8 bits: most of what training adds would be rounded away. There the adapters stay: A of all
+    layers (R, in) below the weights, B in one matrix (out, R) with zeros between layers.
+
+    Parameters
+    ----------
+    layers : sequence of modules
+        Linear ones, or adapters around such.
+    dtype : torch.dtype
+        Precision of products.
+    heads : int
+        Of so many of the layers, the first ones, rows are ordered by :func:`_paired`.
+    head_dim : int
+        Numbers of a head, for these.
+    """
+
+    def __init__(
+        self, layers: Sequence[Any], dtype: torch.dtype, heads: int = 0, head_dim: int = 2
+    ) -> None:
+        parts = [_with_adapters(layer) for layer in layers]
+        for i in range(heads):
+            weight, a, b = parts[i]
+            parts[i] = _paired(weight, head_dim), a, _paired(b, head_dim)
+        weights, inner, outer = zip(*parts, strict=True)
+        self.b = torch.block_diag(*outer).to(dtype)
+        # A stands below W: their products are one
+        self.weight = Frozen([torch.cat([x.to(dtype) for x in (*weights, *inner)])], dtype)
+
+    def times(self, x: Tensor) -> Tensor:
+        """Return (B, out) for x (B, in)."""
+        y = self.weight.times(x)
+        out, rank = self.b.shape
+        return torch.addmm(y[:, :out], y[:, out:], self.b.t()) if rank else y
+
+
 @dataclass
 class Block:
     """The weights of one layer, (out, in) each; products of the same input stand in one matrix."""
 
     before_attention: Tensor
-    qkv: Frozen
+    qkv: Projection
     """Queries, keys, values; the rows of queries and keys as :func:`_paired` orders them."""
-    out: Frozen
+    out: Projection
     before_mlp: Tensor
-    gate_up: Frozen
-    down: Frozen
+    gate_up: Projection
+    down: Projection
 
 
 class LlamaDecoder:
-    """Decode with merged weights and a cache of fixed size; see :class:`reft_lib.decode.Decoder`.
+    """Decode with joined weights and a cache of fixed size; see :class:`reft_lib.decode.Decoder`.
 
     Matrices of models that are ``WIDE`` or wider are in bfloat16 inside
     :func:`reft_lib.models.autocast`, all others in the weights' own precision; norms, rotations and
@@ -94,15 +134,15 @@ class LlamaDecoder:
         self.blocks = []
         for layer in base.model.layers:
             attn, mlp = layer.self_attn, layer.mlp
-            query, key = (_paired(_merged(p), self.head_dim) for p in (attn.q_proj, attn.k_proj))
+            qkv = (attn.q_proj, attn.k_proj, attn.v_proj)
             self.blocks.append(
                 Block(
                     layer.input_layernorm.weight.float(),
-                    Frozen([query, key, _merged(attn.v_proj)], dtype),
-                    Frozen([_merged(attn.o_proj)], dtype),
+                    Projection(qkv, dtype, heads=2, head_dim=self.head_dim),
+                    Projection([attn.o_proj], dtype),
                     layer.post_attention_layernorm.weight.float(),
-                    Frozen([_merged(mlp.gate_proj), _merged(mlp.up_proj)], dtype),
-                    Frozen([_merged(mlp.down_proj)], dtype),
+                    Projection([mlp.gate_proj, mlp.up_proj], dtype),
+                    Projection([mlp.down_proj], dtype),
                 )
             )
         self.embedding = base.model.embed_tokens.weight
@@ -200,24 +240,36 @@ def _projections(base: Any) -> list[Any]:
 
 
 def _adapters(layer: Any) -> list[str] | None:
-    """Return the names of a layer's active adapters; None if they cannot be merged exactly."""
+    """Return the names of a layer's active adapters; None if they are more than A and B."""
     if type(layer) is torch.nn.Linear:
         return []
     if not hasattr(layer, "get_delta_weight") or layer.merged:
         return None
+    if type(layer.base_layer) is not torch.nn.Linear:
+        return None
     if layer.disable_adapters:
         return []
     names = [name for name in layer.active_adapters if name in layer.lora_A]
-    if any(name in layer.lora_variant for name in names):
-        return None  # DoRA and the like add more than a product
-    exact = layer.base_layer.weight.dtype == torch.float32
-    return names if exact and type(layer.base_layer) is torch.nn.Linear else None
+    # DoRA and the like add more than a product
+    return None if any(name in layer.lora_variant for name in names) else names
 
 
-def _merged(layer: Any) -> Tensor:
-    """Return a layer's weight (out, in) with its active adapters added."""
+def _with_adapters(layer: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a layer's weight (out, in), and what of its active adapters is not added to it.
+
+    A (R, in) of all of them and B (out, R), scaled; R is 0 where all are added.
+    """
     names = _adapters(layer) or []
-    weight = layer.base_layer.weight if hasattr(layer, "base_layer") else layer.weight
-    for name in names:
-        weight = weight + layer.get_delta_weight(name)
-    return weight
+    weight = getattr(layer, "base_layer", layer).weight
+    if weight.dtype == torch.float32:
+        for name in names:
+            weight = weight + layer.get_delta_weight(name)
+        names = []
+    a = [layer.lora_A[name].weight for name in names]
+    b = [layer.lora_B[name].weight * layer.scaling[name] for name in names]
+    out, width = weight.shape
+    return (
+        weight,
+        torch.cat([weight.new_empty(0, width), *a]),
+        torch.cat([weight.new_empty(out, 0), *b], dim=1),
+    )

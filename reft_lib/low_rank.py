@@ -103,8 +103,8 @@ def joined(x: Tensor, layers: Sequence[Any]) -> Tensor | None:
     Returns
     -------
     Tensor (..., sum of out) in the precision of products; None where the layers are not all fused
-    ones with the same adapter and without bias, or need no lower precision, in which a joined copy
-    of their weights is kept.
+    ones with the same adapter and without bias, or where no copy of their weights in low precision
+    is kept (:func:`reft_lib.frozen.lowered`), which can be the joined one.
     """
     low, first = precision(x), layers[0]
     if any(
@@ -112,7 +112,7 @@ def joined(x: Tensor, layers: Sequence[Any]) -> Tensor | None:
     ):
         return None
     weight, name = first.base_layer.weight, _adapter(first)
-    if weight.device.type != "cpu" or weight.dtype == low:
+    if weight.device.type != "cpu" or weight.dtype == low != torch.bfloat16:
         return None
     if name is None or any(_adapter(layer) != name for layer in layers):
         return None

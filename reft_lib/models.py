@@ -91,6 +91,9 @@ def context_length(model: Any) -> int:
 def pick_device(name: str = "auto") -> torch.device:
     """Return a device: ``auto`` takes the GPU where there is one.
 
+    A process that takes a GPU does without cuDNN's attention from then on. It plans anew for every
+    shape of its operands, and every token and every batch here has shapes of its own.
+
     Raises
     ------
     UserError
@@ -101,7 +104,10 @@ def pick_device(name: str = "auto") -> torch.device:
     has_cuda = torch.cuda.is_available()
     if name == "cuda" and not has_cuda:
         raise UserError("device 'cuda' was asked for, but PyTorch sees none; use auto or cpu")
-    return torch.device("cuda" if has_cuda and name != "cpu" else "cpu")
+    if not has_cuda or name == "cpu":
+        return torch.device("cpu")
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    return torch.device("cuda")
 
 
 def has_fast_bf16(device: torch.device | str = "cpu") -> bool:
@@ -111,7 +117,8 @@ def has_fast_bf16(device: torch.device | str = "cpu") -> bool:
     slower than float32. Only the AVX512-BF16 and AMX instructions make it faster.
     """
     if torch.device(device).type == "cuda":
-        return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        # not those older than Ampere, which convert as most CPUs do
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:  # not Linux: ask PyTorch, whose question is not part of its public interface

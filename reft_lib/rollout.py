@@ -144,14 +144,14 @@ def sample(
     for t in range(max_new_tokens):
         numbers = None if uniforms is None else uniforms[alive, t]
         chosen, logp = choose(logits, temperature, numbers)
-        going = alive[running]
-        tokens[going, t] = chosen[running]
-        logprobs[going, t] = logp[running]
-        mask[going, t] = True
+        tokens[alive, t] = torch.where(running, chosen, eos)
+        logprobs[alive, t] = torch.where(running, logp, 0.0)
+        mask[alive, t] = running
         running = running & (chosen != eos)
-        if not running.any() or t + 1 == max_new_tokens:
+        left = int(running.sum())  # a GPU is waited for here, and nowhere else in a step
+        if not left or t + 1 == max_new_tokens:
             break
-        if running.float().mean() < 0.75:  # drop ended rows: they would cost as much as others
+        if left < 0.75 * len(running):  # drop ended rows: they would cost as much as others
             keep = running.nonzero().squeeze(1)
             decoder.keep(keep)
             alive, chosen, running = alive[keep], chosen[keep], running[keep]
@@ -165,10 +165,8 @@ def _assemble(
 ) -> Rollout:
     attention = torch.cat([prompt_mask, mask.long()], dim=1)
     ended = ((tokens == tokenizer.eos_token_id) & mask).any(dim=1)
-    rows = [
-        row[: n - int(end)].tolist()
-        for row, n, end in zip(tokens, mask.sum(dim=1), ended, strict=True)
-    ]
+    said = (mask.sum(dim=1) - ended.int()).tolist()
+    rows = [row[:n] for row, n in zip(tokens.tolist(), said, strict=True)]
     return Rollout(
         sequences=torch.cat([prompt, tokens], dim=1),
         attention_mask=attention,

@@ -15,7 +15,8 @@ import json
 import multiprocessing
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tqdm import tqdm
 
 from reft_lib import machine, models, speed_records
 from reft_lib.errors import UserError
+from reft_lib.frozen import Frozen
 from reft_lib.speed_case import Case
 from reft_lib.speed_work import ENGINES, ON_GPU, serve
 
@@ -44,7 +46,9 @@ def cases(model: str, kind: str, device: str = "auto") -> list[Case]:
     nano = model == "nano"
     on_gpu = not nano and models.pick_device(device).type == "cuda"
     # 8 padded rows at a time: 32 of SmolLM2 ended a process on a machine with 23 GB
-    base = Case(model, micro=0 if nano else 8, at_once=128 if on_gpu else 32, device=device)
+    micro, at_once = (128, 128) if on_gpu else (0 if nano else 8, 32)
+    base = Case(model, micro=micro, at_once=at_once, device=device)
+    base = base if nano else dataclasses.replace(base, weights="bfloat16")  # as the presets
     sizes: list[dict[str, int]]
     if kind == "memory":
         sizes = [{"rows": 16, "mean": 16, "most": 64}]
@@ -95,7 +99,8 @@ def bench(
     work = [(kind, case) for name in names for kind in kinds for case in cases(name, kind, device)]
     out.mkdir(parents=True, exist_ok=True)
     for kind, case in tqdm(work, desc="bench", mininterval=1):
-        file = out / f"{kind}-{case.model}-{case.rows}-{case.prompt}-{case.mean}.json"
+        where = "-cuda" if models.pick_device(case.device).type == "cuda" else ""
+        file = out / f"{kind}-{case.model}-{case.rows}-{case.prompt}-{case.mean}{where}.json"
         if not file.exists():
             found = measure(kind, case, rounds, engines)
             file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -192,29 +197,36 @@ def limits(device: str = "auto", seconds: float = 0.2) -> dict[str, float]:
     -------
     dict
         ``float32`` and ``bfloat16``: operations a second (a product and a sum are two) of
-        (2048, 576) by (576, 1536), SmolLM2's commonest; ``bytes``: read and written a second.
+        (2048, 576) by (576, 1536), SmolLM2's commonest, with weights as they are or in oneDNN's
+        order, whichever is faster; on a GPU of 8,192 by 8,192 twice. ``bytes``: read and written a
+        second.
     """
     where = models.pick_device(device)
+    on_gpu = where.type == "cuda"
+    rows, inner, outer = (8192,) * 3 if on_gpu else (2048, 576, 1536)
     found: dict[str, float] = {}
     for dtype in (torch.float32, torch.bfloat16):
-        a, b = (torch.randn(n, 576, device=where).to(dtype) for n in (2048, 1536))
+        a, b = (torch.randn(n, inner, device=where).to(dtype) for n in (rows, outer))
+        frozen = Frozen([b], dtype)
+        ways = (lambda a=a, b=b: torch.nn.functional.linear(a, b), partial(frozen.times, a))
         found[str(dtype).removeprefix("torch.")] = (
-            _per_second(lambda a=a, b=b: torch.nn.functional.linear(a, b), seconds)
-            * 2 * 2048 * 576 * 1536
-        )  # fmt: skip
-    x = torch.ones(2**26, device=where)  # 256 MiB: more than any cache
+            max(_per_second(way, seconds, where) for way in ways) * 2 * rows * inner * outer
+        )
+    x = torch.ones(2**28 if on_gpu else 2**26, device=where)  # more than any cache
     y = torch.empty_like(x)
-    found["bytes"] = _per_second(lambda: y.copy_(x), seconds) * 2 * x.numel() * x.element_size()
-    return found
+    often = _per_second(lambda: y.copy_(x), seconds, where)
+    return found | {"bytes": often * 2 * x.numel() * x.element_size()}
 
 
-def _per_second(work: Any, seconds: float) -> float:
-    """Return how often a second something can be done."""
+def _per_second(work: Callable[[], Any], seconds: float, device: torch.device) -> float:
+    """Return how often a second something can be done; a GPU is waited for once in 20 times."""
+    wait, at_once = (torch.cuda.synchronize, 20) if device.type == "cuda" else (lambda: None, 1)
     work()
+    wait()
     count, began = 0, time.perf_counter()
     while time.perf_counter() - began < seconds:
-        work()
-        count += 1
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        for _ in range(at_once):
+            work()
+        wait()
+        count += at_once
     return count / (time.perf_counter() - began)

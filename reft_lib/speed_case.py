@@ -14,10 +14,10 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -29,6 +29,10 @@ from reft_lib.data import Example
 LORA = LoraSettings(rank=16, alpha=32)
 FLAT = 0.001
 """By this the weights of the head are multiplied: logits are within some hundredths of 0."""
+
+
+Work = tuple[float, float]
+"""Operations and bytes that something takes at the least; 0: not counted."""
 
 
 @dataclass(frozen=True)
@@ -50,40 +54,50 @@ class Case:
     """Padded rows that memory allows to be read at once in an update; 0: as many as wanted."""
     at_once: int = 32
     """Rows that are wanted at once in an update."""
+    weights: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the model's frozen weights."""
     bf16: bool = True
+    """Whether training computes in bfloat16."""
     device: str = "auto"
 
 
 class Gate:
     """Opens when the parent process asks for a piece of work, and times it."""
 
-    def __init__(self, pipe: Any, trim: bool = False) -> None:
-        self.pipe, self.began, self.trim = pipe, 0.0, trim
+    def __init__(self, pipe: Any, trim: bool = False, on_gpu: bool = False) -> None:
+        self.pipe, self.began, self.trim, self.on_gpu = pipe, 0.0, trim, on_gpu
 
     def wait(self) -> bool:
         """Wait until asked; false when nothing more is wanted."""
         wanted = bool(self.pipe.recv())
+        if self.on_gpu and not self.began:  # what preparing took does not count
+            torch.cuda.reset_peak_memory_stats()
         self.began = time.perf_counter()
         return wanted
 
-    def done(self, tokens: int, flops: float = 0.0, moved: float = 0.0) -> None:
+    def done(self, tokens: int, work: Callable[[], Work] = lambda: (0.0, 0.0)) -> None:
         """Tell how long it took, how much it was, and this process's memory.
 
-        ``flops`` are the operations that it takes at the least, ``moved`` the bytes.
+        ``work`` is asked afterwards for the operations and bytes that it takes at the least.
         """
-        if torch.cuda.is_available():
+        if self.on_gpu:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - self.began
+        flops, moved = work()
         found = {"seconds": seconds, "tokens": tokens, "flops": flops, "moved": moved}
-        self.pipe.send({**found, "peak_mb": peak_memory(), "held_mb": held_memory(self.trim)})
+        memory = {
+            "peak_mb": peak_memory(self.on_gpu),
+            "held_mb": held_memory(self.trim, self.on_gpu),
+        }
+        self.pipe.send(found | memory)
 
 
-def peak_memory() -> float:
-    """Return the most memory in MB (10^6 bytes) that this process has held, on a GPU if it has one.
+def peak_memory(on_gpu: bool = False) -> float:
+    """Return the most memory in MB (10^6 bytes) that this process has held, or PyTorch on the GPU.
 
     Shared libraries count; Python with torch and transformers alone is some hundred MB.
     """
-    if torch.cuda.is_available():
+    if on_gpu:
         return torch.cuda.max_memory_allocated() / 1e6
     try:  # getrusage counts what a process was before it became this program: its parent
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
@@ -93,13 +107,15 @@ def peak_memory() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e6
 
 
-def held_memory(trim: bool = False) -> float:
-    """Return the memory in MB that this process holds now; 0 where the system does not tell.
+def held_memory(trim: bool = False, on_gpu: bool = False) -> float:
+    """Return the memory in MB that this process holds now, or PyTorch on the GPU.
+
+    0 where the system does not tell.
 
     With ``trim`` the C library first gives back what it keeps for later, where it can do so: what
     remains is in use.
     """
-    if torch.cuda.is_available():
+    if on_gpu:
         return torch.cuda.memory_allocated() / 1e6
     if trim and sys.platform == "linux":
         getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: 0)(0)
@@ -121,8 +137,8 @@ def weights(policy: Any) -> tuple[int, int, int]:
     return frozen - (0 if tied else head), adapter, head
 
 
-def update_flops(policy: Any, lengths: Sequence[int], responses: int) -> float:
-    """Return the operations that one reading with gradient must do.
+def update_work(policy: Any, lengths: Sequence[int], responses: int) -> Work:
+    """Return the operations that one reading with gradient must do; bytes are left out.
 
     Those of :func:`reft_lib.cost.products`, where the head sees response tokens alone, and of
     attention, where each token looks back at those before it and at itself.
@@ -137,14 +153,13 @@ def update_flops(policy: Any, lengths: Sequence[int], responses: int) -> float:
     """
     blocks, adapter, head = weights(policy)
     # attention backwards: twice as many
-    return sum(cost.products(blocks, adapter, head, sum(lengths), responses)) + 3 * sum(
-        _looks(policy, n) for n in lengths
-    )
+    looks = 3 * sum(_looks(policy, n) for n in lengths)
+    return sum(cost.products(blocks, adapter, head, sum(lengths), responses)) + looks, 0.0
 
 
 def rollout_work(
     policy: Any, prompts: Sequence[int], lengths: Sequence[int], size: int = 2
-) -> tuple[float, float]:
+) -> Work:
     """Return the operations that a rollout must do, and the bytes that it must read.
 
     The adapter is merged. Every prompt is read, and of every response all tokens but the last. For
@@ -170,8 +185,8 @@ def rollout_work(
     return flops, float(size * ((blocks + head) * max(lengths) + kept * places))
 
 
-def step_flops(policy: Any, prompts: float, rows: int, tokens: int) -> float:
-    """Return the operations that a step of GRPO must do, without those of attention.
+def step_work(policy: Any, prompts: float, rows: int, tokens: int) -> Work:
+    """Return the operations that a step of GRPO must do, without attention; bytes are left out.
 
     Rollout with a merged adapter, reference, and one update, each of which reads every prompt once.
 
@@ -188,7 +203,7 @@ def step_flops(policy: Any, prompts: float, rows: int, tokens: int) -> float:
     blocks, adapter, head = weights(policy)
     read = round(prompts) + tokens - rows
     forward = cost.products(blocks, 0, head, read, tokens)[0]  # rollout, and reference
-    return 2 * forward + sum(cost.products(blocks, adapter, head, read, tokens))
+    return 2 * forward + sum(cost.products(blocks, adapter, head, read, tokens)), 0.0
 
 
 def _looks(policy: Any, tokens: int) -> int:
@@ -203,7 +218,7 @@ def _head_dim(config: Any) -> int:
 
 def policy_of(case: Case) -> tuple[Any, Any]:
     """Return the policy with an adapter that is not zero and an even ending; and its tokenizer."""
-    model, tokenizer = models.load(case.model, "float32")
+    model, tokenizer = models.load(case.model, case.weights)
     even_ending(model, tokenizer.eos_token_id, case.mean)
     policy = lora.add_adapter(model.to(models.pick_device(case.device)), LORA)
     generator = torch.Generator().manual_seed(0)

@@ -2,7 +2,8 @@
 
 An engine is a function that prepares everything and then does the same piece of work whenever the
 gate opens. Engines of one kind do the same work: the same model and adapter, prompts, number of
-responses, distribution of their lengths, precision.
+responses, distribution of their lengths, precision of weights. trl and transformers work with the
+layers of peft and transformers, not with this library's.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,11 +25,12 @@ from reft_lib.rewards import Graded
 from reft_lib.speed_case import (
     Case,
     Gate,
+    Work,
     policy_of,
     questions,
     rollout_work,
-    step_flops,
-    update_flops,
+    step_work,
+    update_work,
 )
 
 Sampler = Callable[..., list[int]]
@@ -44,9 +47,9 @@ def _rollout(sample: Sampler) -> Callable[[Case, Gate], None]:
         seed = 0
         while gate.wait():
             seed += 1
-            with torch.no_grad(), models.autocast(policy.device, case.bf16):
+            with torch.no_grad():
                 lengths = sample(policy, tokenizer, ids, case, seed)
-            gate.done(sum(lengths), *rollout_work(policy, prompts, lengths, size))
+            gate.done(sum(lengths), partial(rollout_work, policy, prompts, lengths, size))
 
     return engine
 
@@ -54,22 +57,24 @@ def _rollout(sample: Sampler) -> Callable[[Case, Gate], None]:
 def _generate(
     policy: Any, tokenizer: Any, ids: Any, case: Case, seed: int, **more: Any
 ) -> list[int]:
-    """Sample with transformers' ``generate``."""
+    """Sample with transformers' ``generate``, in the precision of the weights, as trl does."""
     eos = tokenizer.eos_token_id
     tokens, mask = rollout.pad_left(ids, eos, policy.device)
     torch.manual_seed(seed)
-    out = policy.generate(
-        input_ids=tokens, attention_mask=mask, max_new_tokens=case.most, do_sample=True,
-        top_k=0, top_p=1.0, temperature=1.0, pad_token_id=eos, **more,
-    )[:, tokens.shape[1] :]  # fmt: skip
+    with fused.plain():
+        out = policy.generate(
+            input_ids=tokens, attention_mask=mask, max_new_tokens=case.most, do_sample=True,
+            top_k=0, top_p=1.0, temperature=1.0, pad_token_id=eos, **more,
+        )[:, tokens.shape[1] :]  # fmt: skip
     ends = (out == eos).int()
     return [int(n) for n in (ends.cumsum(dim=1) - ends < 1).sum(dim=1)]
 
 
 def _ours(policy: Any, tokenizer: Any, ids: Any, case: Case, seed: int) -> list[int]:
-    """Sample with :func:`reft_lib.rollout.sample`."""
+    """Sample with :func:`reft_lib.rollout.sample`, as this library's loops do."""
     generator = torch.Generator(policy.device).manual_seed(seed)
-    sampled = rollout.sample(policy, tokenizer, ids, case.most, generator=generator)
+    with models.autocast(policy.device, case.bf16):
+        sampled = rollout.sample(policy, tokenizer, ids, case.most, generator=generator)
     return [int(n) for n in sampled.lengths]
 
 
@@ -87,7 +92,8 @@ def _static(*given: Any) -> list[int]:
 def _batch(policy: Any, tokenizer: Any, ids: Any, case: Case, seed: int) -> list[int]:
     """Sample with ``generate_batch``: a cache in pages, rows that have ended make room for others.
 
-    It takes half of a GPU's free memory: others have theirs beside it.
+    It takes half of a GPU's free memory, since others have theirs beside it, and stays ready from
+    one rollout to the next.
     """
     from transformers import ContinuousBatchingConfig, GenerationConfig
 
@@ -98,7 +104,8 @@ def _batch(policy: Any, tokenizer: Any, ids: Any, case: Case, seed: int) -> list
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
     pages = ContinuousBatchingConfig(max_memory_percent=0.5, seed=seed)
-    found = model.generate_batch(ids, how, pages)
+    with fused.plain():
+        found = model.generate_batch(ids, how, pages, persistent_manager=True)
     if failed := [one.error for one in found.values() if one.error is not None]:
         raise RuntimeError(failed[0])
     return [len(one.generated_tokens) for one in found.values()]
@@ -120,7 +127,7 @@ def _update(case: Case, gate: Gate) -> None:
     tokens = int(sampled.attention_mask.sum())
     # a row's last token predicts nothing, and so has not to be read
     read = (sampled.attention_mask.sum(dim=1) - 1).tolist()
-    flops = update_flops(policy, read, int(sampled.lengths.sum()))
+    work = partial(update_work, policy, read, int(sampled.lengths.sum()))
     fused.fuse(policy)
     while gate.wait():
         policy.zero_grad()
@@ -130,7 +137,7 @@ def _update(case: Case, gate: Gate) -> None:
                 logp, _ = rollout.score(policy, part)
                 loss = -losses.masked_mean(logp, part.response_mask)
             loss.backward()
-        gate.done(tokens, flops)
+        gate.done(tokens, work)
 
 
 def _update_plainly(case: Case, gate: Gate) -> None:
@@ -158,17 +165,17 @@ def _step(case: Case, gate: Gate) -> None:
     steps: Iterator[Any] = relatives.train(
         policy, tokenizer, asked, "ncot", reward, config, SampleConfig(case.most), bf16=case.bf16
     )
-    flops = _step_flops(policy, tokenizer, asked, case)
+    work = _step_work(policy, tokenizer, asked, case)
     while gate.wait():
         tokens = round(next(steps)["length"] * case.rows)
-        gate.done(tokens, flops(tokens))
+        gate.done(tokens, partial(work, tokens))
 
 
-def _step_flops(policy: Any, tokenizer: Any, asked: Any, case: Case) -> Callable[[int], float]:
+def _step_work(policy: Any, tokenizer: Any, asked: Any, case: Case) -> Callable[[int], Work]:
     """Return a function that counts what a step must do, from the tokens of its responses."""
     ids = rollout.encode(tokenizer, asked, "ncot")
     prompts = sum(map(len, ids)) / len(ids) * case.rows / case.group
-    return lambda tokens: step_flops(policy, prompts, case.rows, tokens)
+    return partial(step_work, policy, prompts, case.rows)
 
 
 def _step_plainly(case: Case, gate: Gate) -> None:
@@ -192,7 +199,7 @@ def _step_trl(case: Case, gate: Gate) -> None:
 
         def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
             tokens = counted.pop()
-            gate.done(tokens, flops(tokens))
+            gate.done(tokens, partial(work, tokens))
 
     counted: list[int] = []
 
@@ -202,16 +209,17 @@ def _step_trl(case: Case, gate: Gate) -> None:
 
     policy, tokenizer = policy_of(case)
     examples = questions(case, tokenizer)
-    flops = _step_flops(policy, tokenizer, examples, case)
+    work = _step_work(policy, tokenizer, examples, case)
     asked = [{"prompt": prompts.prompt(e, "ncot")} for e in examples]
-    on_cpu, micro = policy.device.type == "cpu", case.micro or case.rows
-    with tempfile.TemporaryDirectory() as folder:
+    device, micro = policy.device, min(case.micro or case.rows, case.rows)
+    with tempfile.TemporaryDirectory() as folder, fused.plain():
         config = GRPOConfig(
             folder, per_device_train_batch_size=micro, num_generations=case.group,
             gradient_accumulation_steps=case.rows // micro,
             max_completion_length=case.most, max_steps=10**6, beta=0.04, epsilon=0.2,
-            loss_type="grpo", learning_rate=1e-6, bf16=case.bf16 and models.has_fast_bf16(),
-            use_cpu=on_cpu, report_to=[], save_strategy="no", logging_strategy="no",
+            loss_type="grpo", learning_rate=1e-6,
+            bf16=case.bf16 and models.has_fast_bf16(device), use_cpu=device.type == "cpu",
+            report_to=[], save_strategy="no", logging_strategy="no",
             disable_tqdm=True, gradient_checkpointing=False, temperature=1.0, seed=0,
         )  # fmt: skip
         GRPOTrainer(
@@ -246,7 +254,8 @@ def serve(pipe: Any, kind: str, name: str, case: Case) -> None:
         else:  # the others as their users find them, whatever this library's commands have set
             machine.keep_few_kernels(None)
         engines = ENGINES["step" if kind == "memory" else kind] | ON_GPU
-        engines[name](case, Gate(pipe, trim=kind == "memory"))
+        on_gpu = models.pick_device(case.device).type == "cuda"
+        engines[name](case, Gate(pipe, kind == "memory", on_gpu))
     except (SystemExit, EOFError):
         pass
     except Exception as error:  # whatever it is, the parent must not wait for ever

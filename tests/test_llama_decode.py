@@ -67,19 +67,55 @@ def test_greedy(new_model, tokenizer):
 
 
 @pytest.mark.skipif(not models.has_fast_bf16(), reason="autocast is off: no fast bf16")
-def test_bfloat16_stays_near_the_distribution_that_updates_see(tokenizer, monkeypatch):
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_bfloat16_stays_near_the_distribution_that_updates_see(tokenizer, monkeypatch, weights):
     monkeypatch.setattr(llama_decode, "WIDE", 32)
-    policy = adapted(grouped(tokenizer), std=0.03)
+    policy = adapted(grouped(tokenizer).to(weights), std=0.03)
     with models.autocast("cpu"):
         assert llama_decode.decoder(policy, 4).dtype == torch.bfloat16
         roll = sampled(policy, tokenizer, samples_per_prompt=20)
         logp, _ = rollout.score(policy, roll)
     with fused.plain():
-        exact, _ = rollout.score(policy, roll)
+        exact, _ = rollout.score(policy.float(), roll)
     mask = roll.response_mask
     theirs = (logp - exact)[mask].pow(2).mean().sqrt()
     ours = (roll.logprobs - exact)[mask].pow(2).mean().sqrt()
     assert 0 < ours < 3 * theirs
+
+
+def test_beside_bfloat16_weights_an_adapter_is_not_rounded_away(tokenizer):
+    """Weights of 1 and -1, to each of which the adapter adds 1 / 1024: under half a last bit."""
+    policy = adapted(grouped(tokenizer).to(torch.bfloat16))
+    layer = models.unwrapped(policy).model.layers[0].self_attn.q_proj
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    assert a.dtype == torch.float32 and layer.scaling["default"] == 2
+    with torch.no_grad():
+        layer.base_layer.weight.fill_(1.0)[:, ::2] = -1.0
+        a.fill_(2**-6)
+        b.fill_(2**-7)  # with four of each: 2 * 4 * 2**-13
+    weight = layer.base_layer.weight
+    assert torch.equal((weight + layer.get_delta_weight("default")).to(torch.bfloat16), weight)
+    x = torch.ones(1, 32, dtype=torch.bfloat16)
+    for dtype in (torch.bfloat16, torch.float32):
+        y = llama_decode.Projection([layer], dtype).times(x.to(dtype))
+        assert torch.equal(y, torch.full((1, 32), 32 / 1024, dtype=dtype))
+
+
+def test_several_adapters_beside_weights(tokenizer):
+    """Exact in float64: joined layers, and blocks of zeros between their adapters."""
+    policy = adapted(grouped(tokenizer)).double()
+    attn = models.unwrapped(policy).model.layers[0].self_attn
+    layers = (attn.q_proj, attn.k_proj, attn.v_proj)
+    x = torch.randn(3, 32, dtype=torch.float64)
+    wanted = torch.cat([layer(x) for layer in layers], dim=1)
+    joined = llama_decode.Projection(layers, torch.float64)
+    assert joined.b.shape == (64, 12)
+    torch.testing.assert_close(joined.times(x), wanted)
+    with lora.reference(policy):
+        torch.testing.assert_close(
+            llama_decode.Projection(layers, torch.float64).times(x),
+            torch.cat([layer(x) for layer in layers], dim=1),
+        )
 
 
 def test_other_models_are_left_to_transformers(tokenizer):
@@ -89,7 +125,6 @@ def test_other_models_are_left_to_transformers(tokenizer):
     for other in (
         grouped(tokenizer, rope_parameters=scaled),
         grouped(tokenizer, attention_bias=True),
-        adapted(grouped(tokenizer).to(torch.bfloat16)),  # merging would round the adapter away
     ):
         assert not llama_decode.suits(other)
         assert type(llama_decode.decoder(other, 4)) is CachedDecoder

@@ -23,10 +23,11 @@ from reft_lib import (
     speed_case,
     speed_records,
     speed_work,
+    switch,
 )
 from reft_lib.config import LoraSettings
 from reft_lib.errors import UserError
-from reft_lib.speed_case import Case, update_flops
+from reft_lib.speed_case import Case, update_work
 
 SMALL = Case(rows=4, prompt=12, mean=5, most=10, group=2)
 
@@ -62,7 +63,8 @@ def test_operations_are_those_that_pytorch_counts(new_model, tokenizer):
     roll = rollout.sample(policy, tokenizer, ids, 6, generator=torch.Generator().manual_seed(0))
     products = counted(lambda: rollout.score(policy, roll)[0].sum().backward())
     tokens, responses = roll.sequences.numel(), int(roll.lengths.sum())
-    found = update_flops(policy, [roll.sequences.shape[1]] * 2, responses)
+    found, moved = update_work(policy, [roll.sequences.shape[1]] * 2, responses)
+    assert moved == 0
     attention = 2 * 3 * looks(roll.sequences.shape[1])  # both rows, forwards and backwards
     # The first of two layers gets its input from the embedding, which needs no gradient: six
     # products fewer of 32 by 32 and of its adapters.
@@ -114,7 +116,7 @@ def test_a_steps_operations_are_those_of_its_parts(new_model, tokenizer):
     read, logits = 2 * 4 + 4 * 4, 4 * 5
     forward = 2 * blocks * read + 2 * head * logits
     update = 2 * forward + 2 * adapter * read + 4 * adapter * read
-    assert speed_case.step_flops(policy, 8.0, 4, 20) == 2 * forward + update
+    assert speed_case.step_work(policy, 8.0, 4, 20) == (2 * forward + update, 0)
 
 
 def record(kind, tokens, seconds, flops=0.0, moved=0.0, **changes):
@@ -221,8 +223,8 @@ def test_all_engines_do_the_same_work():
         def wait(self):
             return len(self.counts) < 2
 
-        def done(self, tokens, flops=0.0, moved=0.0):
-            self.counts.append((tokens, flops, moved))
+        def done(self, tokens, work):
+            self.counts.append((tokens, *work()))
 
     counts = {}
     for kind, engines in (speed_work.ENGINES | {"on GPU": speed_work.ON_GPU}).items():
@@ -242,6 +244,45 @@ def test_all_engines_do_the_same_work():
             assert (moved > 0) == sampled, name
 
 
+def test_others_work_without_this_librarys_layers(monkeypatch):
+    """The switch is off while ``generate`` samples and while trl trains."""
+    seen = {}
+
+    class Policy:
+        device = torch.device("cpu")
+
+        def generate(self, input_ids, **options):
+            seen["generate"] = switch.enabled()
+            return torch.cat([input_ids, torch.full((len(input_ids), 3), 2)], dim=1)
+
+    class Tokenizer:
+        eos_token_id = 2
+
+    for engine in (speed_work._generate, speed_work._static):
+        assert engine(Policy(), Tokenizer(), [[5, 6], [7]], SMALL, 0) == [1, 1]
+        assert seen.pop("generate") is False
+
+    class Once(speed_case.Gate):
+        def __init__(self):
+            super().__init__(None)
+
+        def wait(self):
+            return "tokens" not in seen
+
+        def done(self, tokens, work):
+            seen["tokens"], seen["flops"] = tokens, work()[0]
+
+    def reward(texts):
+        seen["trl"] = switch.enabled()
+        return [float(len(text)) for text in texts]
+
+    monkeypatch.setattr(speed_work, "_reward", reward)
+    with pytest.raises(SystemExit):
+        speed_work._step_trl(SMALL, Once())
+    assert seen["trl"] is False and 4 <= seen["tokens"] <= 40 and seen["flops"] > 0
+    assert switch.enabled()
+
+
 def test_sizes_for_a_gpu_go_to_512_rows(monkeypatch):
     name = "smollm2-135m-instruct"
     here = {kind: speed.cases(name, kind, "cpu") for kind in speed.KINDS}
@@ -249,7 +290,7 @@ def test_sizes_for_a_gpu_go_to_512_rows(monkeypatch):
     there = {kind: speed.cases(name, kind) for kind in speed.KINDS}
     for kind in ("rollout", "update", "step"):
         assert max(case.rows for case in here[kind]) <= 64 and there[kind][-1].rows == 512
-        assert {case.at_once for case in there[kind]} == {128}
+        assert {(case.micro, case.at_once) for case in there[kind]} == {(128, 128)}  # the same
     assert [case.rows for case in there["memory"]] == [16]
     assert max(case.rows for case in speed.cases("nano", "rollout")) == 256
 
