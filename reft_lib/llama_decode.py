@@ -20,7 +20,6 @@ adapters that are more than a product of two matrices.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +30,7 @@ from torch.nn import functional
 from reft_lib import fused, models, switch
 from reft_lib.decode import CachedDecoder, Decoder
 from reft_lib.frozen import Frozen, lowered
+from reft_lib.projection import Projection, adapters, paired
 
 
 def decoder(model: Any, room: int) -> Decoder:
@@ -54,50 +54,15 @@ def suits(model: Any) -> bool:
         and base.model.rotary_emb.rope_type == "default"
         and not (config.attention_bias or config.mlp_bias)
         and config.hidden_act == "silu"
-        and all(_adapters(layer) is not None for layer in _projections(base))
+        and all(adapters(layer) is not None for layer in _projections(base))
     )
 
 
 WIDE = 256
 """From this width on, matrices are large enough for bfloat16 to save more than it costs."""
-
-
-class Projection:
-    """Linear layers of the same input as one, with their adapters.
-
-    An adapter is added to weights in float32, and the sum is rounded once. Weights in bfloat16 have
-    8 bits: most of what training adds would be rounded away. There the adapters stay: A of all
-    layers (R, in) below the weights, B in one matrix (out, R) with zeros between layers.
-
-    Parameters
-    ----------
-    layers : sequence of modules
-        Linear ones, or adapters around such.
-    dtype : torch.dtype
-        Precision of products.
-    heads : int
-        Of so many of the layers, the first ones, rows are ordered by :func:`_paired`.
-    head_dim : int
-        Numbers of a head, for these.
-    """
-
-    def __init__(
-        self, layers: Sequence[Any], dtype: torch.dtype, heads: int = 0, head_dim: int = 2
-    ) -> None:
-        parts = [_with_adapters(layer) for layer in layers]
-        for i in range(heads):
-            weight, a, b = parts[i]
-            parts[i] = _paired(weight, head_dim), a, _paired(b, head_dim)
-        weights, inner, outer = zip(*parts, strict=True)
-        self.b = torch.block_diag(*outer).to(dtype)
-        # A stands below W: their products are one
-        self.weight = Frozen([torch.cat([x.to(dtype) for x in (*weights, *inner)])], dtype)
-
-    def times(self, x: Tensor) -> Tensor:
-        """Return (B, out) for x (B, in)."""
-        y = self.weight.times(x)
-        out, rank = self.b.shape
-        return torch.addmm(y[:, :out], y[:, out:], self.b.t()) if rank else y
+COPIED = 2**30
+"""Bytes up to which weights that have the wanted precision are copied to be joined: the smaller a
+model, the more it waits for operations to start, and the less for memory to be had."""
 
 
 @dataclass
@@ -106,7 +71,7 @@ class Block:
 
     before_attention: Tensor
     qkv: Projection
-    """Queries, keys, values; the rows of queries and keys as :func:`_paired` orders them."""
+    """Queries, keys, values; the first two with pairs (:func:`reft_lib.projection.paired`)."""
     out: Projection
     before_mlp: Tensor
     gate_up: Projection
@@ -132,17 +97,19 @@ class LlamaDecoder:
         wide = config.hidden_size >= WIDE
         self.dtype = dtype = switch.precision(head.weight) if wide else head.weight.dtype
         self.blocks = []
+        of_blocks = [w for w in base.model.layers.parameters() if w.dtype == dtype != torch.float32]
+        copy = sum(w.numel() * w.element_size() for w in of_blocks) <= COPIED
         for layer in base.model.layers:
             attn, mlp = layer.self_attn, layer.mlp
             qkv = (attn.q_proj, attn.k_proj, attn.v_proj)
             self.blocks.append(
                 Block(
                     layer.input_layernorm.weight.float(),
-                    Projection(qkv, dtype, heads=2, head_dim=self.head_dim),
-                    Projection([attn.o_proj], dtype),
+                    Projection(qkv, dtype, 2, self.head_dim, copy),
+                    Projection([attn.o_proj], dtype, copy=copy),
                     layer.post_attention_layernorm.weight.float(),
-                    Projection([mlp.gate_proj, mlp.up_proj], dtype),
-                    Projection([mlp.down_proj], dtype),
+                    Projection([mlp.gate_proj, mlp.up_proj], dtype, copy=copy),
+                    Projection([mlp.down_proj], dtype, copy=copy),
                 )
             )
         self.embedding = base.model.embed_tokens.weight
@@ -161,7 +128,7 @@ class LlamaDecoder:
         shape = (len(self.blocks), 2, rows, self.groups, width + self.room, self.head_dim)
         self.cache = torch.empty(shape, dtype=self.dtype, device=prompt.device)
         for here, layer in zip(self.cache, plain.cache.layers, strict=True):
-            keys = _paired(layer.keys.mT, self.head_dim, dim=2).mT
+            keys = paired(layer.keys.mT, self.head_dim, dim=2).mT
             for j, x in enumerate((keys, layer.values)):
                 here[j, :, :, :width] = x.repeat_interleave(k, dim=0)
         self.width = width  # columns of the cache that are filled
@@ -221,12 +188,6 @@ class LlamaDecoder:
         return functional.rms_norm(x, weight.shape, weight, self.eps).to(self.dtype)
 
 
-def _paired(x: Tensor, head_dim: int, dim: int = 0) -> Tensor:
-    """Return x with numbers i and i + D/2 of each head of D numbers side by side along ``dim``."""
-    order = torch.arange(x.shape[dim], device=x.device).view(-1, 2, head_dim // 2)
-    return x.index_select(dim, order.transpose(1, 2).flatten())
-
-
 def _projections(base: Any) -> list[Any]:
     """Return all linear layers inside the blocks."""
     return [
@@ -237,39 +198,3 @@ def _projections(base: Any) -> list[Any]:
             layer.self_attn.o_proj, layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj,
         )
     ]  # fmt: skip
-
-
-def _adapters(layer: Any) -> list[str] | None:
-    """Return the names of a layer's active adapters; None if they are more than A and B."""
-    if type(layer) is torch.nn.Linear:
-        return []
-    if not hasattr(layer, "get_delta_weight") or layer.merged:
-        return None
-    if type(layer.base_layer) is not torch.nn.Linear:
-        return None
-    if layer.disable_adapters:
-        return []
-    names = [name for name in layer.active_adapters if name in layer.lora_A]
-    # DoRA and the like add more than a product
-    return None if any(name in layer.lora_variant for name in names) else names
-
-
-def _with_adapters(layer: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a layer's weight (out, in), and what of its active adapters is not added to it.
-
-    A (R, in) of all of them and B (out, R), scaled; R is 0 where all are added.
-    """
-    names = _adapters(layer) or []
-    weight = getattr(layer, "base_layer", layer).weight
-    if weight.dtype == torch.float32:
-        for name in names:
-            weight = weight + layer.get_delta_weight(name)
-        names = []
-    a = [layer.lora_A[name].weight for name in names]
-    b = [layer.lora_B[name].weight * layer.scaling[name] for name in names]
-    out, width = weight.shape
-    return (
-        weight,
-        torch.cat([weight.new_empty(0, width), *a]),
-        torch.cat([weight.new_empty(out, 0), *b], dim=1),
-    )

@@ -144,14 +144,9 @@ def measure(kind: str, case: Case, rounds: int, engines: Sequence[str] = ()) -> 
         for turn in tqdm(
             range(rounds + 1), desc=f"{kind} {case.model}", leave=False, mininterval=1
         ):
-            for name, pipe in pipes.items():
-                # While others work, a system may take pages from a process that waits: once to get
-                # them back, then once to count. Whole steps take too long to be done twice.
-                for _ in range(2 if kind in ("rollout", "update") else 1):
-                    found = _ask(pipe, kind, name)
-                if turn:
-                    for key, x in found.items():
-                        results.setdefault(name, {}).setdefault(key, []).append(x)
+            for name, found in _round(pipes, kind, engines).items():
+                for key, x in found.items() if turn else ():
+                    results.setdefault(name, {}).setdefault(key, []).append(x)
             if turn <= 5:
                 rates.append(limits(case.device))
         for pipe in pipes.values():
@@ -163,6 +158,7 @@ def measure(kind: str, case: Case, rounds: int, engines: Sequence[str] = ()) -> 
     made = machine.environment()
     if "trl" in results:
         made["versions"]["trl"] = importlib.metadata.version("trl")
+    results = {name: one for name, one in results.items() if name in pipes}
     for one in results.values():
         one["peak_mb"] = max(one["peak_mb"])  # type: ignore[assignment]
     return {
@@ -172,6 +168,29 @@ def measure(kind: str, case: Case, rounds: int, engines: Sequence[str] = ()) -> 
         "limits": {key: statistics.median(r[key] for r in rates) for key in rates[0]},
         "engines": results,
     }
+
+
+def _round(
+    pipes: dict[str, Any], kind: str, asked_for: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Let all engines work once, and return what each says of it.
+
+    Those made for GPUs that fail are taken out, with a line, unless they were asked for by name.
+    """
+    found = {}
+    for name in list(pipes):
+        try:
+            # While others work, a system may take pages from a process that waits: once to get
+            # them back, then once to count. Whole steps take too long to be done twice.
+            for _ in range(2 if kind in ("rollout", "update") else 1):
+                found[name] = _ask(pipes[name], kind, name)
+        except UserError as error:
+            if name not in ON_GPU or name in asked_for:
+                raise
+            tqdm.write(f"{error}; measured without it")
+            del pipes[name]
+            found.pop(name, None)
+    return found
 
 
 def _ask(pipe: Any, kind: str, name: str) -> dict[str, float]:

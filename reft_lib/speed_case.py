@@ -185,14 +185,15 @@ def rollout_work(
     return flops, float(size * ((blocks + head) * max(lengths) + kept * places))
 
 
-def step_work(policy: Any, prompts: float, rows: int, tokens: int) -> Work:
+def step_work(counts: tuple[int, int, int], prompts: float, rows: int, tokens: int) -> Work:
     """Return the operations that a step of GRPO must do, without attention; bytes are left out.
 
     Rollout with a merged adapter, reference, and one update, each of which reads every prompt once.
 
     Parameters
     ----------
-    policy : peft.PeftModel
+    counts : (int, int, int)
+        Weights of blocks, adapter and head (:func:`weights`).
     prompts : float
         Tokens of the prompts, each counted once.
     rows : int
@@ -200,7 +201,7 @@ def step_work(policy: Any, prompts: float, rows: int, tokens: int) -> Work:
     tokens : int
         Tokens of all responses.
     """
-    blocks, adapter, head = weights(policy)
+    blocks, adapter, head = counts
     read = round(prompts) + tokens - rows
     forward = cost.products(blocks, 0, head, read, tokens)[0]  # rollout, and reference
     return 2 * forward + sum(cost.products(blocks, adapter, head, read, tokens)), 0.0

@@ -31,6 +31,7 @@ from reft_lib.speed_case import (
     rollout_work,
     step_work,
     update_work,
+    weights,
 )
 
 Sampler = Callable[..., list[int]]
@@ -172,10 +173,13 @@ def _step(case: Case, gate: Gate) -> None:
 
 
 def _step_work(policy: Any, tokenizer: Any, asked: Any, case: Case) -> Callable[[int], Work]:
-    """Return a function that counts what a step must do, from the tokens of its responses."""
+    """Return a function that counts what a step must do, from the tokens of its responses.
+
+    Weights are counted at once: trl puts a second adapter on the policy, its reference.
+    """
     ids = rollout.encode(tokenizer, asked, "ncot")
     prompts = sum(map(len, ids)) / len(ids) * case.rows / case.group
-    return partial(step_work, policy, prompts, case.rows)
+    return partial(step_work, weights(policy), prompts, case.rows)
 
 
 def _step_plainly(case: Case, gate: Gate) -> None:

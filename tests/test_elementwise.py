@@ -44,6 +44,12 @@ def test_blocks_cover_all_rows_once():
     assert sum(len(part) for (part,) in elementwise.blocks(x[:0])) == 0
 
 
+def test_blocks_elsewhere_are_large():
+    """On a GPU they bound memory alone, whatever size suits a CPU's cache."""
+    x = torch.empty(3 * 2**13, 2**14, device="meta")
+    assert [len(part) for (part,) in elementwise.blocks(x, most=1)] == [2**13] * 3
+
+
 def test_a_norm():
     w = torch.rand(6)
     held_together(

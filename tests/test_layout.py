@@ -82,6 +82,7 @@ FLOW = [
     "resume",
     # sampling, rewarding, and the loops
     "decode",
+    "projection",
     "llama_decode",
     "rectangle",
     "ragged_attention",

@@ -7,7 +7,7 @@ import torch
 from conftest import adapted, grouped
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from reft_lib import fused, llama_decode, lora, models, rollout
+from reft_lib import fused, llama_decode, lora, models, projection, rollout
 from reft_lib.decode import CachedDecoder
 from reft_lib.llama_decode import LlamaDecoder
 
@@ -97,25 +97,51 @@ def test_beside_bfloat16_weights_an_adapter_is_not_rounded_away(tokenizer):
     assert torch.equal((weight + layer.get_delta_weight("default")).to(torch.bfloat16), weight)
     x = torch.ones(1, 32, dtype=torch.bfloat16)
     for dtype in (torch.bfloat16, torch.float32):
-        y = llama_decode.Projection([layer], dtype).times(x.to(dtype))
+        y = projection.Projection([layer], dtype).times(x.to(dtype))
         assert torch.equal(y, torch.full((1, 32), 32 / 1024, dtype=dtype))
 
 
-def test_several_adapters_beside_weights(tokenizer):
-    """Exact in float64: joined layers, and blocks of zeros between their adapters."""
+@pytest.mark.parametrize("copy", [True, False])
+def test_several_adapters_beside_weights(tokenizer, copy):
+    """Exact in float64: joined layers, blocks of zeros between adapters, heads with pairs."""
     policy = adapted(grouped(tokenizer)).double()
     attn = models.unwrapped(policy).model.layers[0].self_attn
     layers = (attn.q_proj, attn.k_proj, attn.v_proj)
     x = torch.randn(3, 32, dtype=torch.float64)
-    wanted = torch.cat([layer(x) for layer in layers], dim=1)
-    joined = llama_decode.Projection(layers, torch.float64)
-    assert joined.b.shape == (64, 12)
-    torch.testing.assert_close(joined.times(x), wanted)
-    with lora.reference(policy):
-        torch.testing.assert_close(
-            llama_decode.Projection(layers, torch.float64).times(x),
-            torch.cat([layer(x) for layer in layers], dim=1),
+
+    def wanted(heads):
+        found = [layer(x) for layer in layers]
+        return torch.cat(
+            [projection.paired(y, 8, dim=1) if i < heads else y for i, y in enumerate(found)], dim=1
         )
+
+    for heads in (0, 2):
+        joined = projection.Projection(layers, torch.float64, heads, 8, copy)
+        assert joined.b.shape == (64, 12)
+        torch.testing.assert_close(joined.times(x), wanted(heads))
+        with lora.reference(policy):
+            off = projection.Projection(layers, torch.float64, heads, 8, copy)
+            torch.testing.assert_close(off.times(x), wanted(heads))
+            assert off.b.shape == (64, 0)
+
+
+def test_large_weights_stay_where_they_are(tokenizer, monkeypatch):
+    """And what is sampled with them is the same but for rounding."""
+    policy = adapted(grouped(tokenizer).to(torch.bfloat16), std=0.03)
+    whole = sampled(policy, tokenizer)
+    assert llama_decode.LlamaDecoder(policy, 4).blocks[0].down.apart == ()
+    monkeypatch.setattr(llama_decode, "COPIED", 2**10)
+    weights = {p.data_ptr() for p in policy.parameters()}
+    for block in llama_decode.LlamaDecoder(policy, 4).blocks:
+        for part in (block.qkv, block.out, block.gate_up, block.down):
+            assert part.apart and all(w.data_ptr() in weights for w in part.apart)
+    roll = sampled(policy, tokenizer, uniforms=torch.rand(12, 24))
+    logp, _ = rollout.score(policy, roll)
+    mask = roll.response_mask
+    assert (roll.logprobs - logp)[mask].abs().mean() < 0.1
+    assert whole.logprobs[whole.response_mask].abs().mean() > 1
+    policy.float()  # these have to be merged, and so copied
+    assert llama_decode.LlamaDecoder(policy, 4).blocks[0].down.apart == ()
 
 
 def test_other_models_are_left_to_transformers(tokenizer):

@@ -88,6 +88,19 @@ def test_the_reference_has_no_adapter(new_model):
 
 
 @NEED_BF16
+def test_layers_in_bfloat16_are_joined_too(new_model):
+    """Of these a copy in oneDNN's order is kept in any case."""
+    attn = adapted(new_model().to(torch.bfloat16)).get_base_model().model.layers[0].self_attn
+    layers, x = (attn.q_proj, attn.k_proj), torch.randn(3, 32, dtype=torch.bfloat16)
+    with torch.no_grad():
+        found = low_rank.joined(x, layers)
+        with fused.plain():
+            plain = torch.cat([layer(x) for layer in layers], dim=-1)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, plain, rtol=0.02, atol=0.02)
+
+
+@NEED_BF16
 def test_what_does_not_go_together_is_not_joined(layers):
     x = torch.randn(3, 32)
     assert low_rank.joined(x, layers) is None  # float32: a joined copy would be one more

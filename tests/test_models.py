@@ -223,6 +223,28 @@ def test_pick_device(monkeypatch):
     assert models.pick_device("cpu") == torch.device("cpu")
 
 
+def test_a_process_that_takes_a_gpu_does_without_cudnns_attention(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    try:
+        torch.backends.cuda.enable_cudnn_sdp(True)
+        models.pick_device("cpu")
+        assert torch.backends.cuda.cudnn_sdp_enabled()
+        models.pick_device("auto")
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
+
+
+def test_emulated_bf16_is_not_fast(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    old = lambda including_emulation=True: including_emulation  # noqa: E731
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", old)
+    assert not models.has_fast_bf16("cuda")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    assert models.has_fast_bf16("cuda")
+
+
 @pytest.mark.parametrize(
     ("flags", "fast"),
     [("fpu avx512f avx512bw", False), ("fpu avx512f avx512_bf16", True), ("amx_bf16", True)],

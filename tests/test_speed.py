@@ -116,7 +116,7 @@ def test_a_steps_operations_are_those_of_its_parts(new_model, tokenizer):
     read, logits = 2 * 4 + 4 * 4, 4 * 5
     forward = 2 * blocks * read + 2 * head * logits
     update = 2 * forward + 2 * adapter * read + 4 * adapter * read
-    assert speed_case.step_work(policy, 8.0, 4, 20) == (2 * forward + update, 0)
+    assert speed_case.step_work((blocks, adapter, head), 8.0, 4, 20) == (2 * forward + update, 0)
 
 
 def record(kind, tokens, seconds, flops=0.0, moved=0.0, **changes):
@@ -270,7 +270,7 @@ def test_others_work_without_this_librarys_layers(monkeypatch):
             return "tokens" not in seen
 
         def done(self, tokens, work):
-            seen["tokens"], seen["flops"] = tokens, work()[0]
+            seen["tokens"], seen["work"] = tokens, work()
 
     def reward(texts):
         seen["trl"] = switch.enabled()
@@ -279,7 +279,12 @@ def test_others_work_without_this_librarys_layers(monkeypatch):
     monkeypatch.setattr(speed_work, "_reward", reward)
     with pytest.raises(SystemExit):
         speed_work._step_trl(SMALL, Once())
-    assert seen["trl"] is False and 4 <= seen["tokens"] <= 40 and seen["flops"] > 0
+    assert seen["trl"] is False and 4 <= seen["tokens"] <= 40
+    policy, tokenizer = speed_case.policy_of(SMALL)  # without the second adapter of trl's reference
+    ids = rollout.encode(tokenizer, speed_case.questions(SMALL, tokenizer), "ncot")
+    prompts = sum(map(len, ids)) / 2
+    counts = speed_case.weights(policy)
+    assert seen["work"] == speed_case.step_work(counts, prompts, 4, seen["tokens"])
     assert switch.enabled()
 
 
@@ -299,6 +304,32 @@ def test_what_is_made_for_gpus_works_elsewhere_if_it_is_asked_for():
     found = speed.measure("rollout", SMALL, 1, ("generate_batch",))
     assert list(found["engines"]) == ["generate_batch"]
     assert found["engines"]["generate_batch"]["moved"][0] > 0
+
+
+def test_what_is_made_for_gpus_may_fail(capsys):
+    class Pipe:
+        def __init__(self, *answers):
+            self.answers = list(answers)
+
+        def send(self, wanted):
+            assert wanted is True
+
+        def poll(self, seconds):
+            return True
+
+        def recv(self):
+            return self.answers.pop(0)
+
+    good, bad = {"seconds": 1.0}, {"error": "no compiler"}
+    pipes = {"generate": Pipe(good, good), "generate_static": Pipe(good, bad)}
+    assert speed._round(pipes, "rollout", ()) == {"generate": good}
+    assert list(pipes) == ["generate"]
+    said = capsys.readouterr().out
+    assert "rollout, generate_static: no compiler; measured without it" in said
+    with pytest.raises(UserError, match="generate_static: no compiler"):
+        speed._round({"generate_static": Pipe(bad)}, "rollout", ("generate_static",))
+    with pytest.raises(UserError, match="generate: no compiler"):
+        speed._round({"generate": Pipe(bad)}, "rollout", ())
 
 
 def test_bad_options_are_one_line(capsys):
