@@ -230,7 +230,8 @@ class Bench:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes the GPU where there is one."""
     engines: tuple[str, ...] = ()
-    """Some of the engines: generate, plain, trl, reft_lib; default: all."""
+    """Some of the engines: generate, plain, trl, reft_lib, and, made for GPUs, generate_static,
+    generate_batch; default: all, the last two on a GPU alone."""
 
     def run(self) -> None:
         """Measure, and print a table."""
