@@ -83,6 +83,11 @@ _kept: WeakKeyDictionary[nn.Module, dict[int, tuple[Any, Frozen]]] = WeakKeyDict
 """By layer and number of layers together: of which weights, and they in low precision."""
 
 
+def suits_as_it_is(weight: Tensor, dtype: torch.dtype) -> bool:
+    """Return whether products take a weight as it stands: not in bfloat16, which can be ordered."""
+    return weight.dtype == dtype != torch.bfloat16
+
+
 def lowered(layers: Sequence[Any], dtype: torch.dtype) -> Frozen:
     """Return the frozen weights of layers below each other in a dtype.
 
@@ -96,7 +101,7 @@ def lowered(layers: Sequence[Any], dtype: torch.dtype) -> Frozen:
     dtype : torch.dtype
     """
     weights = [getattr(layer, "base_layer", layer).weight for layer in layers]
-    as_they_are = len(weights) == 1 and weights[0].dtype == dtype != torch.bfloat16
+    as_they_are = len(weights) == 1 and suits_as_it_is(weights[0], dtype)
     if as_they_are or weights[0].device.type != "cpu":
         return Frozen(weights, dtype)
     state = (dtype, *((weight.data_ptr(), weight._version) for weight in weights))

@@ -16,12 +16,11 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from reft_lib import attention
 from reft_lib.elementwise import Gated, Norm
-from reft_lib.frozen import Product, lowered
+from reft_lib.frozen import Product, lowered, suits_as_it_is
 from reft_lib.low_rank import joined, lora_class
 from reft_lib.switch import enabled, precision
 from reft_lib.switch import plain as plain
@@ -71,8 +70,7 @@ class FusedHead(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (..., V) for x (..., H)."""
         low = precision(x)
-        as_it_is = self.weight.dtype == low != torch.bfloat16
-        if not enabled() or self.weight.requires_grad or as_it_is:
+        if not enabled() or self.weight.requires_grad or suits_as_it_is(self.weight, low):
             return super().forward(x)
         found: Tensor = Product.apply(x, lowered([self], low), self.bias)
         return found

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from reft_lib.frozen import Frozen, Product, lowered
+from reft_lib.frozen import Frozen, Product, lowered, suits_as_it_is
 from reft_lib.switch import enabled, precision
 
 
@@ -112,7 +112,7 @@ def joined(x: Tensor, layers: Sequence[Any]) -> Tensor | None:
     ):
         return None
     weight, name = first.base_layer.weight, _adapter(first)
-    if weight.device.type != "cpu" or weight.dtype == low != torch.bfloat16:
+    if weight.device.type != "cpu" or suits_as_it_is(weight, low):
         return None
     if name is None or any(_adapter(layer) != name for layer in layers):
         return None

@@ -75,7 +75,7 @@ class Gate:
         self.began = time.perf_counter()
         return wanted
 
-    def done(self, tokens: int, work: Callable[[], Work] = lambda: (0.0, 0.0)) -> None:
+    def done(self, tokens: int, work: Callable[[], Work]) -> None:
         """Tell how long it took, how much it was, and this process's memory.
 
         ``work`` is asked afterwards for the operations and bytes that it takes at the least.

@@ -37,9 +37,8 @@ def table(records: Sequence[dict[str, Any]]) -> Any:
     """Return a row for each record and engine, as a DataFrame.
 
     ``seconds`` (median of the rounds); ``tokens_per_second``, ``low`` and ``high`` (median, least
-    and most); ``ratio``
-    (of medians, to the record's first engine), ``peak_mb``, and ``share``: how near it comes to
-    the machine's limit (:func:`share`).
+    and most); ``ratio`` (of medians, to the record's first engine); ``peak_mb``; and ``share``: how
+    near it comes to the machine's limit (:func:`share`).
     """
     import pandas as pd
 
